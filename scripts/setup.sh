@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that the tests need. Without root it changes nothing and says what is missing.
+set -euo pipefail
+
+PACKAGES=(
+	# building: ring and zstd compile C
+	gcc libc6-dev make git
+	# making boot images, and judging them
+	attr dosfstools gdisk mtools ostree parted python3 qemu-utils qemu-system-common xfsprogs
+	# registries and transports
+	apache2-utils docker-registry openssl skopeo
+	# booting
+	cpio grub-common grub-efi-amd64-bin mmdebstrap ovmf qemu-system-x86 zstd
+	# lint, the network files and man pages
+	busybox-static dash jq curl man-db shellcheck
+)
+
+missing=()
+for p in "${PACKAGES[@]}"; do
+	dpkg-query --show --showformat '${Status}' "$p" 2>/dev/null | grep -q '^install ok installed' || missing+=("$p")
+done
+if ((${#missing[@]} == 0)); then
+	echo "setup: all ${#PACKAGES[@]} packages are installed"
+	exit 0
+fi
+if ! command -v apt-get >/dev/null; then
+	echo "setup: not a Debian system; the tests that need these are skipped: ${missing[*]}" >&2
+	exit 0
+fi
+if [[ $EUID -ne 0 ]]; then
+	echo "setup: no root, so nothing is installed; the tests that need these are skipped: ${missing[*]}" >&2
+	echo "hint: sudo apt-get install --no-install-recommends ${missing[*]}" >&2
+	exit 0
+fi
+echo "setup: installing ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+if ! { apt-get update -q && apt-get install -q -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+	tail -n 20 "$log" >&2
+	echo "setup: apt-get failed; see above" >&2
+	exit 1
+fi
+echo "setup: done"
