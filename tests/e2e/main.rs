@@ -1,0 +1,26 @@
+//! End to end through the built program, as an ordinary user: every published variant of the boot image, signals at
+//! random moments, full disks and damaged input, and a boot of the result.
+//!
+//! The images come from `tests/fixtures/make-ock-image.sh` and are judged by `tests/fixtures/check-ock-image.py`,
+//! which shares no code with the program. Tests that this machine cannot run are marked ignored, with the reason
+//! on standard error.
+
+mod boot;
+mod damage;
+mod interrupt;
+mod support;
+mod variants;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut arguments = libtest_mimic::Arguments::from_args();
+    // Making and checking an image is one process after another; more than two at a time only thrash the disk.
+    arguments.test_threads.get_or_insert(2);
+    let bench = support::Bench::new();
+    let mut trials = variants::trials(&bench);
+    trials.extend(interrupt::trials(&bench));
+    trials.extend(damage::trials(&bench));
+    trials.extend(boot::trials(&bench));
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
