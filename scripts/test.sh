@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every test, as CI runs it. What cannot run here prints a line with SKIPPED and is counted at the end.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 mkdir -p target
 log=target/test.log
 start=$SECONDS
