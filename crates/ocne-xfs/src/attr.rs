@@ -213,6 +213,11 @@ pub(crate) fn remote_bytes_per_block(sb: &Superblock) -> usize {
     sb.block_size_bytes as usize - REMOTE_LEN
 }
 
+/// Whether a block of an attribute fork has the magic of a remote value.
+pub(crate) fn is_remote_block(block: &[u8]) -> bool {
+    u32_at(block, 0) == REMOTE_MAGIC
+}
+
 /// What a block with a header of its own is part of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RemoteKind {

@@ -2,16 +2,22 @@
 
 mod ag;
 mod attr;
+mod bmap;
 mod btree;
 mod bytes;
+mod cache;
 mod crc;
 mod dir;
 mod error;
 mod inode;
 mod log;
+mod read;
 mod superblock;
+mod volume;
 
 pub use attr::{AttrNamespace, Xattr};
 pub use error::XfsError;
 pub use inode::{Extent, FileType, Fork, ForkFormat, Inode, Timestamp};
+pub use read::DirEntry;
 pub use superblock::Superblock;
+pub use volume::Volume;

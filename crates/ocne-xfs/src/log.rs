@@ -57,6 +57,11 @@ pub(crate) fn lsn(cycle: u32, block: u32) -> u64 {
     u64::from(cycle) << 32 | u64::from(block)
 }
 
+/// An LSN as stored in metadata, 0 when it is the one that means none (-1).
+pub(crate) fn plain_lsn(lsn: u64) -> u64 {
+    if lsn == u64::MAX { 0 } else { lsn }
+}
+
 /// Basic blocks of a record's header: more than one when its log buffer is larger than 32 KiB.
 pub(crate) fn header_blocks(record: &[u8]) -> u32 {
     const CYCLES_PER_HEADER_BYTES: u32 = 32 << 10;
