@@ -1,0 +1,123 @@
+//! Why a build did not succeed.
+
+use std::io;
+use std::path::PathBuf;
+
+use ocne_bootimage::Architecture;
+
+/// How a failed build ends, for the exit status of a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureKind {
+    /// Refused, or failed.
+    Failed,
+    /// The other side refused: authentication, quota, permission.
+    RemoteRefused,
+    /// The next run goes on where this one stopped.
+    Resumable,
+    /// The caller asked for it to end.
+    Interrupted,
+}
+
+/// A build that did not succeed. Nothing is left of its output.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The caller asked for it to end.
+    #[error("interrupted")]
+    Interrupted,
+    /// The operating system refused something on a path that its error names.
+    #[error("cannot {action}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The output's folder is missing or may not be written.
+    #[error("cannot write into the folder `{}`", folder.display())]
+    OutputFolder {
+        /// The folder.
+        folder: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another run writes the same output.
+    #[error("another run is writing `{}`", target.display())]
+    OutputBusy {
+        /// The output.
+        target: PathBuf,
+    },
+    /// The output exists, and is not a file.
+    #[error("`{}` exists and is not a regular file", target.display())]
+    OutputNotAFile {
+        /// The output.
+        target: PathBuf,
+    },
+    /// The output would replace what it is made from.
+    #[error("`{}` is the source; the output needs another name", target.display())]
+    OutputIsSource {
+        /// The output.
+        target: PathBuf,
+    },
+    /// Too little room for the output.
+    #[error("not enough space in `{}`: {needed_bytes} bytes are needed, {available_bytes} are free", folder.display())]
+    NoSpace {
+        /// The folder.
+        folder: PathBuf,
+        /// What the output needs.
+        needed_bytes: u64,
+        /// What an ordinary user may still write there.
+        available_bytes: u64,
+    },
+    /// The source changed while it was read.
+    #[error("`{}` was changed by somebody else while it was read", path.display())]
+    SourceChanged {
+        /// The source.
+        path: PathBuf,
+    },
+    /// The cached image is not what was fetched.
+    #[error("the cached image `{}` is damaged: its SHA-256 is {actual}, not {expected}", path.display())]
+    CacheDamaged {
+        /// The cached file.
+        path: PathBuf,
+        /// The digest that was recorded.
+        expected: String,
+        /// The digest that it has.
+        actual: String,
+    },
+    /// The output, read back, is not what was written.
+    #[error("`{}` is not what was written to it: {reason}", path.display())]
+    NotAsWritten {
+        /// The output's temporary name.
+        path: PathBuf,
+        /// What differs.
+        reason: String,
+    },
+    /// The image is for another architecture than asked for.
+    #[error("the image is for {actual}, not for {wanted}")]
+    WrongArchitecture {
+        /// What was asked for.
+        wanted: Architecture,
+        /// What the image is for.
+        actual: Architecture,
+    },
+    /// Fetching failed.
+    #[error(transparent)]
+    Fetch(#[from] ocne_container::Error),
+    /// The image's qcow2 layer was refused.
+    #[error("cannot use `{}` as a boot image", path.display())]
+    Image {
+        /// The image.
+        path: PathBuf,
+        /// Why.
+        source: ocne_disk::Qcow2Error,
+    },
+    /// The image could not be converted.
+    #[error("cannot convert `{}`", path.display())]
+    Convert {
+        /// The image.
+        path: PathBuf,
+        /// Why.
+        source: Box<ocne_bootimage::ConvertError>,
+    },
+}

@@ -1,0 +1,73 @@
+//! What a build tells while it runs.
+
+use std::time::Duration;
+
+/// The parts of a build, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// Getting the boot image out of a registry, an archive or the cache.
+    Fetch,
+    /// Changing it, in memory.
+    Convert,
+    /// Writing the new image, and reading it back.
+    Write,
+    /// Comparing what was read back, and opening the result.
+    Verify,
+}
+
+impl Stage {
+    /// The name in records.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fetch => "fetch",
+            Self::Convert => "convert",
+            Self::Write => "write",
+            Self::Verify => "verify",
+        }
+    }
+
+    /// The name for people.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Fetch => "Getting boot image",
+            Self::Convert => "Converting boot image",
+            Self::Write => "Writing boot image",
+            Self::Verify => "Verifying boot image",
+        }
+    }
+}
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A stage begins.
+    Begin {
+        /// The stage.
+        stage: Stage,
+        /// How much it has to do, if that is known.
+        total_bytes: Option<u64>,
+    },
+    /// A stage got on.
+    Bytes {
+        /// The stage.
+        stage: Stage,
+        /// How much it has done.
+        done_bytes: u64,
+    },
+    /// A stage is done.
+    End {
+        /// The stage.
+        stage: Stage,
+        /// How long it took.
+        elapsed: Duration,
+        /// How much it did, where that is a figure of interest.
+        bytes: Option<u64>,
+    },
+    /// A line for the log.
+    Note(String),
+    /// A line for the log that needs attention.
+    Warning(String),
+}
+
+/// Takes events, from any thread.
+pub type Events<'a> = &'a (dyn Fn(Event) + Sync);

@@ -1,0 +1,47 @@
+//! `ocne image`: boot images.
+
+mod cache;
+mod create;
+mod info;
+mod source;
+
+use clap::Subcommand;
+
+use self::cache::CacheCommand;
+use self::create::CreateArguments;
+use self::info::InfoArguments;
+use crate::cli::GlobalArguments;
+use crate::failure::Failure;
+use crate::printer::{OutputStyle, Printer};
+
+/// The verbs of `ocne image`.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Make a boot image for a cloud
+    Create(Box<CreateArguments>),
+    /// Show what is in a boot image
+    Info(Box<InfoArguments>),
+    /// Look after the images that were fetched before
+    #[command(subcommand, arg_required_else_help = true)]
+    Cache(CacheCommand),
+}
+
+impl ImageCommand {
+    /// How the verb wants to be heard.
+    pub fn output_style(&self) -> OutputStyle {
+        match self {
+            Self::Create(arguments) => arguments.output_style(),
+            Self::Info(arguments) => arguments.output_style(),
+            Self::Cache(_) => OutputStyle::default(),
+        }
+    }
+}
+
+/// Runs a verb.
+pub fn run(command: &ImageCommand, global: &GlobalArguments, printer: &Printer) -> Result<(), Failure> {
+    match command {
+        ImageCommand::Create(arguments) => create::run(arguments, global, printer),
+        ImageCommand::Info(arguments) => info::run(arguments, global, printer),
+        ImageCommand::Cache(command) => cache::run(command, printer),
+    }
+}

@@ -1,0 +1,69 @@
+//! What standard error can show: colour and characters beyond ASCII.
+
+use std::env;
+use std::io::{IsTerminal as _, stderr};
+
+/// What was found out about standard error.
+#[derive(Debug, Clone, Copy)]
+pub struct Terminal {
+    /// It is a terminal that can move its cursor.
+    pub interactive: bool,
+    /// Colours are wanted.
+    pub colour: bool,
+    /// The locale is UTF-8.
+    pub unicode: bool,
+}
+
+impl Terminal {
+    /// Looks at standard error and the environment.
+    pub fn detect() -> Self {
+        let set = |name: &str| env::var(name).ok().filter(|v| !v.is_empty());
+        let smart = set("TERM").is_some_and(|t| t != "dumb");
+        let interactive = stderr().is_terminal() && smart;
+        Self { interactive, colour: colour(interactive, set), unicode: unicode(set) }
+    }
+}
+
+/// <https://no-color.org> first, then <https://bixense.com/clicolors>.
+fn colour(interactive: bool, set: impl Fn(&str) -> Option<String>) -> bool {
+    if set("NO_COLOR").is_some() {
+        return false;
+    }
+    if set("CLICOLOR_FORCE").is_some_and(|v| v != "0") {
+        return true;
+    }
+    interactive && set("CLICOLOR").is_none_or(|v| v != "0")
+}
+
+/// The first of the three variables that is set decides, as in `setlocale`.
+fn unicode(set: impl Fn(&str) -> Option<String>) -> bool {
+    let locale = set("LC_ALL").or_else(|| set("LC_CTYPE")).or_else(|| set("LANG")).unwrap_or_default();
+    let locale = locale.to_ascii_lowercase();
+    locale.contains("utf-8") || locale.contains("utf8")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{colour, unicode};
+
+    fn environment<'a>(set: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Option<String> + 'a {
+        |name| set.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned())
+    }
+
+    #[test]
+    fn colours() {
+        assert!(colour(true, environment(&[])));
+        assert!(!colour(false, environment(&[])));
+        assert!(!colour(true, environment(&[("NO_COLOR", "1"), ("CLICOLOR_FORCE", "1")])));
+        assert!(!colour(true, environment(&[("CLICOLOR", "0")])));
+        assert!(colour(false, environment(&[("CLICOLOR_FORCE", "1")])));
+        assert!(!colour(false, environment(&[("CLICOLOR_FORCE", "0")])));
+    }
+
+    #[test]
+    fn locales() {
+        assert!(unicode(environment(&[("LANG", "en_US.UTF-8")])));
+        assert!(!unicode(environment(&[("LANG", "en_US.UTF-8"), ("LC_ALL", "C")])));
+        assert!(!unicode(environment(&[])));
+    }
+}

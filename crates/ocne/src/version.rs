@@ -1,0 +1,49 @@
+//! `ocne version`.
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use crate::failure::Failure;
+use crate::printer::Printer;
+
+/// Arguments of `ocne version`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  ocne version
+  ocne version -o json")]
+pub struct VersionArguments {
+    /// Form of the output
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    output: VersionFormat,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum VersionFormat {
+    /// One line
+    Text,
+    /// A JSON object
+    Json,
+}
+
+#[derive(Debug, Serialize)]
+struct Version {
+    schema: &'static str,
+    version: &'static str,
+    target_os: &'static str,
+    target_architecture: &'static str,
+    newest_kubernetes_version: &'static str,
+}
+
+/// Prints the version.
+pub fn run(arguments: &VersionArguments, printer: &Printer) -> Result<(), Failure> {
+    match arguments.output {
+        VersionFormat::Text => printer.line(concat!("ocne ", env!("CARGO_PKG_VERSION"))),
+        VersionFormat::Json => printer.json(&Version {
+            schema: "ocne.version/1",
+            version: env!("CARGO_PKG_VERSION"),
+            target_os: std::env::consts::OS,
+            target_architecture: std::env::consts::ARCH,
+            newest_kubernetes_version: ocne_build::NEWEST_KUBERNETES_VERSION,
+        }),
+    }
+}
