@@ -4,11 +4,14 @@ use ocne_disk::BlockDevice;
 
 use crate::btree::{BmapRoot, LongBlock, long};
 use crate::bytes::u64_at;
-use crate::cache::{ByteRange, Bytes};
+use crate::cache::ByteRange;
 use crate::error::{Damage, XfsError, damage};
 use crate::inode::{Extent, Fork, ForkFormat, Inode, parse_extent_list};
 use crate::superblock::Superblock;
 use crate::volume::Volume;
+
+/// Blocks that are asked for in one round.
+const BLOCKS_PER_ROUND: usize = 4096;
 
 /// The extents of a fork, and the blocks of the btree that has them.
 #[derive(Debug, Clone, Default)]
@@ -133,31 +136,25 @@ impl<D: BlockDevice> Volume<D> {
                 }
             }
             pending.retain(|p| maps[p.fork].is_ok());
-            // bounded by a group of blocks at a time, so that a huge tree needs rounds and not memory
-            let mut previous: Option<(usize, u64, u64)> = None;
-            for batch in pending.chunks(4096) {
+            // a group of blocks at a time, so that a huge tree needs rounds and not memory
+            for first in (0..pending.len()).step_by(BLOCKS_PER_ROUND) {
+                let batch = &pending[first..(first + BLOCKS_PER_ROUND).min(pending.len())];
                 let ranges: Vec<ByteRange> = batch.iter().map(|p| self.block_range(p.fsblock)).collect();
-                let blocks = self.read(&ranges)?;
-                for (i, (p, bytes)) in batch.iter().zip(&blocks).enumerate() {
-                    let left = previous.filter(|(fork, ..)| *fork == p.fork);
-                    let following = batch.get(i + 1);
-                    let is_last = following.is_none_or(|n| n.fork != p.fork);
-                    // the right sibling of the last block of a batch is verified from its right
-                    let right = if following.is_none() { None } else { following.filter(|_| !is_last) };
-                    if maps[p.fork].is_err() {
-                        continue;
-                    }
-                    match self.map_block(&forks[p.fork], p, level, bytes, left, &mut maps[p.fork], &mut next)
+                for (i, bytes) in (first..).zip(self.read(&ranges)?) {
+                    let p = &pending[i];
+                    let neighbour = |n: Option<&Pending>| {
+                        n.filter(|n| n.fork == p.fork).map_or(long::NULL, |n| n.fsblock)
+                    };
+                    let siblings = (
+                        neighbour(i.checked_sub(1).and_then(|i| pending.get(i))),
+                        neighbour(pending.get(i + 1)),
+                    );
+                    let map = &mut maps[p.fork];
+                    if let Ok(m) = map
+                        && let Err(d) =
+                            map_block(sb, &forks[p.fork], p, level, &bytes, siblings, m, &mut next)
                     {
-                        Ok(found_right) => {
-                            let wanted = right.map_or(long::NULL, |n| n.fsblock);
-                            if following.is_some() && found_right != wanted {
-                                maps[p.fork] =
-                                    damage!("block {:#x} has right sibling {found_right:#x}", p.fsblock);
-                            }
-                            previous = Some((p.fork, p.fsblock, found_right));
-                        }
-                        Err(d) => maps[p.fork] = Err(d),
+                        *map = Err(d);
                     }
                 }
             }
@@ -173,54 +170,6 @@ impl<D: BlockDevice> Volume<D> {
         Ok(maps)
     }
 
-    /// One block of a tree: extents go to the map, children to `next`. Returns its right sibling.
-    fn map_block(
-        &self,
-        fork: &TreeFork,
-        p: &Pending,
-        level: u32,
-        bytes: &Bytes,
-        left: Option<(usize, u64, u64)>,
-        map: &mut Result<BlockMap, Damage>,
-        next: &mut Vec<Pending>,
-    ) -> Result<u64, Damage> {
-        let Ok(map) = map else { return Ok(long::NULL) };
-        let sb = self.superblock();
-        let block = LongBlock::parse(sb, fork.ino, p.fsblock, level, bytes)
-            .map_err(|d| Damage(format!("block map block {:#x}: {}", p.fsblock, d.0)))?;
-        let wanted_left = left.map_or(long::NULL, |(_, fsblock, _)| fsblock);
-        if block.left != wanted_left || left.is_some_and(|(_, _, right)| right != p.fsblock) {
-            return damage!("block map block {:#x} has left sibling {:#x}", p.fsblock, block.left);
-        }
-        map.tree_blocks.push(p.fsblock);
-        map.max_lsn = map.max_lsn.max(crate::log::plain_lsn(u64_at(bytes, long::LSN)));
-        let first_key = if level == 0 {
-            let extents: Vec<Extent> = (0..block.count).map(|i| Extent::parse(block.record(i))).collect();
-            if (map.extents.len() + extents.len()) as u64 > fork.extent_count {
-                return damage!("more than the {} extents that are counted", fork.extent_count);
-            }
-            let after = map.extents.last().map_or(0, Extent::end_file_block);
-            verify_extents(sb, &extents, after)?;
-            let key = extents.first().map(|e| e.file_block);
-            map.extents.extend(extents);
-            key
-        } else {
-            if (map.tree_blocks.len() + block.count) as u64 > fork.extent_count {
-                return damage!("more blocks than the {} extents that are counted", fork.extent_count);
-            }
-            next.extend((0..block.count).map(|i| Pending {
-                fork: p.fork,
-                fsblock: block.child(i),
-                key: block.key(i),
-            }));
-            (block.count > 0).then(|| block.key(0))
-        };
-        if first_key != Some(p.key) {
-            return damage!("block map block {:#x} does not start at file block {}", p.fsblock, p.key);
-        }
-        Ok(block.right)
-    }
-
     /// The bytes of one block, which is inside the file system.
     pub(crate) fn block_range(&self, fsblock: u64) -> ByteRange {
         let sb = self.superblock();
@@ -229,6 +178,56 @@ impl<D: BlockDevice> Volume<D> {
             len: sb.block_size_bytes as usize,
         }
     }
+}
+
+/// One block of a tree: extents go to the map, children to `next`.
+#[expect(clippy::too_many_arguments, reason = "the loop above, named")]
+fn map_block(
+    sb: &Superblock,
+    fork: &TreeFork,
+    p: &Pending,
+    level: u32,
+    bytes: &[u8],
+    (left, right): (u64, u64),
+    map: &mut BlockMap,
+    next: &mut Vec<Pending>,
+) -> Result<(), Damage> {
+    let block = LongBlock::parse(sb, fork.ino, p.fsblock, level, bytes)
+        .map_err(|d| Damage(format!("block map block {:#x}: {}", p.fsblock, d.0)))?;
+    if (block.left, block.right) != (left, right) {
+        return damage!(
+            "block map block {:#x} has siblings {:#x} and {:#x} instead of {left:#x} and {right:#x}",
+            p.fsblock,
+            block.left,
+            block.right
+        );
+    }
+    map.tree_blocks.push(p.fsblock);
+    map.max_lsn = map.max_lsn.max(crate::log::plain_lsn(u64_at(bytes, long::LSN)));
+    let first_key = if level == 0 {
+        let extents: Vec<Extent> = (0..block.count).map(|i| Extent::parse(block.record(i))).collect();
+        if (map.extents.len() + extents.len()) as u64 > fork.extent_count {
+            return damage!("more than the {} extents that are counted", fork.extent_count);
+        }
+        verify_extents(sb, &extents, map.extents.last().map_or(0, Extent::end_file_block))?;
+        let key = extents.first().map(|e| e.file_block);
+        map.extents.extend(extents);
+        key
+    } else {
+        if (map.tree_blocks.len() + block.count) as u64 > fork.extent_count {
+            return damage!("more blocks than the {} extents that are counted", fork.extent_count);
+        }
+        next.extend((0..block.count).map(|i| Pending {
+            fork: p.fork,
+            fsblock: block.child(i),
+            key: block.key(i),
+        }));
+        Some(block.key(0))
+    };
+    if first_key != Some(p.key) {
+        return damage!("block map block {:#x} does not start at file block {}", p.fsblock, p.key);
+    }
+    Ok(())
 }
 
 /// The children of one level of a fork's tree: inside the file system, different, their keys ascending.

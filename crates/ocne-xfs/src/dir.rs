@@ -69,11 +69,10 @@ pub(crate) fn hash_name(name: &[u8]) -> u32 {
         let [a, b, c, d] = array(w, 0).map(u32::from);
         hash = a << 21 ^ b << 14 ^ c << 7 ^ d ^ hash.rotate_left(28);
     }
-    let [a, b, c, _] = array(words.remainder(), 0).map(u32::from);
-    match words.remainder().len() {
-        3 => a << 14 ^ b << 7 ^ c ^ hash.rotate_left(21),
-        2 => a << 7 ^ b ^ hash.rotate_left(14),
-        1 => a ^ hash.rotate_left(7),
+    match *words.remainder() {
+        [a, b, c] => u32::from(a) << 14 ^ u32::from(b) << 7 ^ u32::from(c) ^ hash.rotate_left(21),
+        [a, b] => u32::from(a) << 7 ^ u32::from(b) ^ hash.rotate_left(14),
+        [a] => u32::from(a) ^ hash.rotate_left(7),
         _ => hash,
     }
 }

@@ -39,34 +39,55 @@ pub(crate) struct ForkBlock {
     pub bytes: Bytes,
 }
 
-/// Cuts extents into pieces of `blocks` blocks that start at multiples of it. A piece that is mapped only in part
-/// is damage.
-pub(crate) fn pieces(extents: &[Extent], blocks: u64) -> Result<Vec<(u64, Vec<u64>)>, Damage> {
-    let mut out: Vec<(u64, Vec<u64>)> = Vec::new();
-    for e in extents {
-        for i in 0..e.count {
-            let (file_block, fsblock) = (e.file_block + i, e.fsblock + i);
-            if file_block % blocks == 0 {
-                out.push((file_block, vec![fsblock]));
-            } else {
-                match out.last_mut() {
-                    Some((start, list))
-                        if *start + list.len() as u64 == file_block && (list.len() as u64) < blocks =>
-                    {
-                        list.push(fsblock);
-                    }
-                    _ => {
-                        return damage!(
-                            "file block {file_block} is mapped without the start of its directory block"
-                        );
-                    }
+/// Cuts extents into pieces of `blocks` blocks that start at multiples of it: the first file block and the file
+/// system block of each. A piece that is mapped only in part is damage.
+pub(crate) struct Pieces<'a> {
+    extents: std::slice::Iter<'a, Extent>,
+    /// What is left of the current extent.
+    current: Option<Extent>,
+    blocks: u64,
+}
+
+impl<'a> Pieces<'a> {
+    pub(crate) fn new(extents: &'a [Extent], blocks: u32) -> Self {
+        Self { extents: extents.iter(), current: None, blocks: u64::from(blocks) }
+    }
+
+    /// The next block: in the file, in the file system.
+    fn next_block(&mut self) -> Option<(u64, u64)> {
+        let mut e = match self.current.filter(|e| e.count > 0) {
+            Some(e) => e,
+            None => *self.extents.next()?,
+        };
+        let at = (e.file_block, e.fsblock);
+        e.file_block += 1;
+        e.fsblock += 1;
+        e.count = e.count.checked_sub(1)?;
+        self.current = Some(e);
+        Some(at)
+    }
+}
+
+impl Iterator for Pieces<'_> {
+    type Item = Result<(u64, Vec<u64>), Damage>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (start, fsblock) = self.next_block()?;
+        let mut fsblocks = vec![fsblock];
+        if start % self.blocks != 0 {
+            return Some(damage!("file block {start} is mapped without the start of its directory block"));
+        }
+        for file_block in start + 1..start + self.blocks {
+            match self.next_block() {
+                Some((found, fsblock)) if found == file_block => fsblocks.push(fsblock),
+                _ => {
+                    return Some(damage!(
+                        "the directory block at file block {start} is not mapped completely"
+                    ));
                 }
             }
         }
-    }
-    match out.iter().find(|(_, list)| list.len() as u64 != blocks) {
-        Some((start, _)) => damage!("the directory block at file block {start} is not mapped completely"),
-        None => Ok(out),
+        Some(Ok((start, fsblocks)))
     }
 }
 
@@ -215,7 +236,9 @@ impl<D: BlockDevice> Volume<D> {
         {
             return Err(at(Damage(format!("more data blocks than its size of {} bytes", inode.size_bytes))));
         }
-        let blocks = self.read_pieces(pieces(&extents, u64::from(sb.dir_block_blocks())).map_err(at)?)?;
+        let blocks = self.read_pieces(
+            Pieces::new(&extents, sb.dir_block_blocks()).collect::<Result<_, _>>().map_err(at)?,
+        )?;
         for b in &blocks {
             let allowed = [data::MAGIC_BLOCK, data::MAGIC_DATA];
             dir::verify_data_header(sb, inode.ino, self.daddr_of(&b.fsblocks), &allowed, &b.bytes)
@@ -249,7 +272,8 @@ impl<D: BlockDevice> Volume<D> {
                 None => Err(at(Damage(format!("{size} bytes in a fork of {}", fork.len())))),
             },
             ForkContent::Extents(extents) => {
-                let blocks = self.read_pieces(pieces(&extents, 1).map_err(at)?)?;
+                let blocks =
+                    self.read_pieces(Pieces::new(&extents, 1).collect::<Result<_, _>>().map_err(at)?)?;
                 self.join_remote(RemoteKind::Symlink, ino, 0, size, &blocks).map_err(at)
             }
             _ => Err(at(Damage("it has neither content nor blocks".to_owned()))),
@@ -298,7 +322,7 @@ impl<D: BlockDevice> Volume<D> {
         if extents.iter().map(|e| e.count).sum::<u64>() > inode.blocks {
             return Err(at(Damage("more blocks than the inode has".to_owned())));
         }
-        let blocks = self.read_pieces(pieces(&extents, 1).map_err(at)?)?;
+        let blocks = self.read_pieces(Pieces::new(&extents, 1).collect::<Result<_, _>>().map_err(at)?)?;
         let mut out = Vec::new();
         for b in blocks.iter().filter(|b| u16_at(&b.bytes, da::MAGIC) == da::MAGIC_ATTR_LEAF) {
             let daddr = self.daddr_of(&b.fsblocks);

@@ -1,0 +1,174 @@
+//! The headers of all allocation groups, and the copies of the superblock.
+
+use ocne_disk::BlockDevice;
+
+use super::Checker;
+use crate::ag::{self, AGF_SECTOR, AGFL_SECTOR, AGI_SECTOR, Agf, Agi, NULL_AGINO, agfl};
+use crate::btree::{Tree, owner};
+use crate::bytes::u64_at;
+use crate::cache::ByteRange;
+use crate::error::XfsError;
+use crate::superblock::{self, Superblock};
+
+impl<D: BlockDevice> Checker<'_, D> {
+    pub(super) fn check_headers(&mut self) -> Result<(), XfsError> {
+        let sector = self.sb.sector_size_bytes as usize;
+        let ranges: Vec<ByteRange> = (0..self.sb.ag_count)
+            .map(|agno| ByteRange { offset_bytes: self.sb.ag_offset_bytes(agno), len: 4 * sector })
+            .collect();
+        let header_blocks = (4 * self.sb.sector_size_bytes).div_ceil(self.sb.block_size_bytes);
+        for (agno, bytes) in (0..).zip(self.volume.read(&ranges)?) {
+            let part = |i: u32| &bytes[i as usize * sector..(i as usize + 1) * sector];
+            self.own_in_group(agno, 0, header_blocks, owner::FS, 0);
+            self.check_superblock_copy(agno, part(0));
+            match Agf::parse(self.sb, agno, part(AGF_SECTOR)) {
+                Ok(header) => self.check_agf(agno, header, part(AGFL_SECTOR)),
+                Err(d) => {
+                    self.owners_incomplete = true;
+                    self.problem(format_args!("AGF {agno}"), d.0);
+                }
+            }
+            match Agi::parse(self.sb, agno, part(AGI_SECTOR)) {
+                Ok(header) => self.check_agi(agno, header),
+                Err(d) => {
+                    self.owners_incomplete = true;
+                    self.problem(format_args!("AGI {agno}"), d.0);
+                }
+            }
+        }
+        let (log_start, log_blocks) = (self.sb.log_start, u64::from(self.sb.log_blocks));
+        if self.sb.is_extent_inside(log_start, log_blocks) {
+            self.own(log_start, log_blocks, owner::LOG, 0);
+        }
+        Ok(())
+    }
+
+    /// The copies differ from the primary in counters, in bits that are set later, and in the root inode.
+    fn check_superblock_copy(&mut self, agno: u32, sector: &[u8]) {
+        let place = format!("superblock of AG {agno}");
+        let copy = match Superblock::parse(sector) {
+            Ok(copy) => copy,
+            Err(d) => return self.problem(place, d.0),
+        };
+        self.lsn(copy.lsn);
+        if agno == 0 {
+            return;
+        }
+        let differ = |f: &dyn Fn(&Superblock) -> u64| f(&copy) != f(self.sb);
+        // set when the first attribute is made, and while quota is on
+        let variable = superblock::VERSION_ATTR | superblock::VERSION_QUOTA;
+        let what = if copy.uuid != self.sb.uuid || copy.meta_uuid != self.sb.meta_uuid {
+            "UUID"
+        } else if differ(&|s| u64::from(s.version & !variable))
+            || differ(&|s| u64::from(s.features2 & !superblock::FEATURES2_ATTR2))
+            || differ(&|s| u64::from(s.incompat))
+            || differ(&|s| u64::from(s.ro_compat))
+            || differ(&|s| u64::from(s.compat))
+        {
+            "features"
+        } else if differ(&|s| u64::from(s.block_size_bytes))
+            || differ(&|s| u64::from(s.sector_size_bytes))
+            || differ(&|s| u64::from(s.inode_size_bytes))
+            || differ(&|s| u64::from(s.dir_block_size_bytes))
+            || differ(&|s| s.blocks)
+            || differ(&|s| u64::from(s.ag_blocks))
+            || differ(&|s| u64::from(s.ag_count))
+            || differ(&|s| s.realtime_blocks)
+            || differ(&|s| u64::from(s.inode_align_blocks))
+            || differ(&|s| u64::from(s.sparse_inode_align_blocks))
+        {
+            "geometry"
+        } else if differ(&|s| s.log_start)
+            || differ(&|s| u64::from(s.log_blocks))
+            || differ(&|s| u64::from(s.log_sector_size_bytes))
+            || differ(&|s| u64::from(s.log_stripe_unit_bytes))
+        {
+            "log"
+        } else {
+            return;
+        };
+        self.problem(place, format!("its {what} differs from the primary superblock's"));
+    }
+
+    fn check_agf(&mut self, agno: u32, header: Agf, agfl_sector: &[u8]) {
+        self.lsn(header.lsn);
+        let place = format!("AGF {agno}");
+        for tree in [Tree::Bno, Tree::Cnt, Tree::Rmap, Tree::Refcount] {
+            let (root, levels) = header.root(tree);
+            self.check_root(&place, agno, tree, root, levels);
+        }
+        match ag::parse_agfl(self.sb, agno, agfl_sector, &header) {
+            Ok(blocks) => {
+                self.lsn(u64_at(agfl_sector, agfl::LSN));
+                for &agbno in &blocks {
+                    if agbno >= self.sb.ag_len_blocks(agno) {
+                        self.problem(
+                            format_args!("AGFL {agno}"),
+                            format!("block {agbno}, outside the group"),
+                        );
+                    } else {
+                        self.own_in_group(agno, agbno, 1, owner::AG, 0);
+                    }
+                }
+                self.groups[agno as usize].agfl = blocks;
+            }
+            Err(d) => {
+                self.owners_incomplete = true;
+                self.problem(format_args!("AGFL {agno}"), d.0);
+            }
+        }
+        self.groups[agno as usize].agf = Some(header);
+    }
+
+    fn check_agi(&mut self, agno: u32, header: Agi) {
+        self.lsn(header.lsn);
+        let place = format!("AGI {agno}");
+        for tree in [Tree::Ino, Tree::Fino] {
+            let (root, levels) = header.root(tree);
+            self.check_root(&place, agno, tree, root, levels);
+        }
+        for (i, &agino) in header.unlinked.iter().enumerate() {
+            if agino != NULL_AGINO {
+                self.problem(&place, format!("inode {agino} in bucket {i} of unlinked inodes"));
+            }
+        }
+        if header.new_ino != NULL_AGINO && self.sb.agino_agbno(header.new_ino) >= self.sb.ag_len_blocks(agno)
+        {
+            self.problem(&place, format!("newest inode {}, outside the group", header.new_ino));
+        }
+        self.groups[agno as usize].agi = Some(header);
+    }
+
+    fn check_root(&mut self, place: &str, agno: u32, tree: Tree, root: u32, levels: u32) {
+        if !tree.is_in(self.sb) {
+            return;
+        }
+        if root >= self.sb.ag_len_blocks(agno) || levels == 0 || levels > crate::btree::MAX_LEVELS {
+            self.problem(place, format!("{} at block {root} with {levels} levels", tree.name()));
+        }
+    }
+}
+
+impl Agf {
+    /// Root and number of levels of a tree that the AGF has.
+    pub(crate) fn root(&self, tree: Tree) -> (u32, u32) {
+        match tree {
+            Tree::Bno => (self.bno_root, self.bno_level),
+            Tree::Cnt => (self.cnt_root, self.cnt_level),
+            Tree::Rmap => (self.rmap_root, self.rmap_level),
+            Tree::Refcount => (self.refcount_root, self.refcount_level),
+            Tree::Ino | Tree::Fino => (ag::NULL_AGBNO, 0),
+        }
+    }
+}
+
+impl Agi {
+    /// Root and number of levels of a tree that the AGI has.
+    pub(crate) fn root(&self, tree: Tree) -> (u32, u32) {
+        match tree {
+            Tree::Ino => (self.root, self.level),
+            Tree::Fino => (self.free_root, self.free_level),
+            _ => (ag::NULL_AGBNO, 0),
+        }
+    }
+}
