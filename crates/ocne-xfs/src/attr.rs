@@ -166,7 +166,9 @@ impl AttrLeaf {
                 (usize::from(u8_at(block, start + 8)), 0)
             };
             let name_at = start + if is_local { 3 } else { 9 };
-            let end = (name_at + name_len + value_len).next_multiple_of(4);
+            // the kernel counts the padding of its own structure: 11 bytes before the name of a remote one
+            let head = if is_local { 3 } else { 11 };
+            let end = start + (head + name_len + value_len).next_multiple_of(4);
             if start < first_used || end > block.len() || name_len == 0 {
                 return damage!("attribute {i} at {start}..{end} of {first_used}..{}", block.len());
             }

@@ -165,8 +165,7 @@ impl<D: BlockDevice> Checker<'_, D> {
 
     /// Quota is kept by the kernel in files that an edit would have to follow.
     fn check_quota(&mut self) {
-        let quota_inodes = self.sb.special_inodes[2..].iter().any(|&i| i != 0 && i != u64::MAX);
-        if self.sb.quota_flags != 0 || quota_inodes {
+        if self.sb.has_quota() {
             self.problem("superblock", "the file system has quota, which is not supported");
         }
     }

@@ -228,6 +228,22 @@ impl Superblock {
         };
         let sect_log = u32::from(u8_at(sector, 121));
         let inode_log = u32::from(u8_at(sector, 122));
+        if !sb.has_meta_uuid() && array::<16>(sector, META_UUID) != [0; 16] {
+            return damage!("a metadata UUID without the feature for it");
+        }
+        if sb.realtime_blocks == 0
+            && (u64_at(sector, 24) != 0 || u32_at(sector, 92) != 0 || u64_at(sector, 152) != 0)
+        {
+            return damage!("realtime extents without realtime blocks");
+        }
+        let (unit, width) = (u32_at(sector, 184), u32_at(sector, 188));
+        let has_unit = sb.version & VERSION_DALIGN != 0;
+        if has_unit != (unit != 0) || has_unit != (width != 0) || (has_unit && width % unit != 0) {
+            return damage!("stripe unit {unit} and width {width}");
+        }
+        if u8_at(sector, 127) > 100 {
+            return damage!("{} percent of the space for inodes", u8_at(sector, 127));
+        }
         sb.verify_geometry(sect_log, inode_log, u32::from(u16_at(sector, 106)))?;
         Ok(sb)
     }
@@ -357,6 +373,11 @@ impl Superblock {
     /// Whether the file system may have extended attributes.
     pub fn has_attr(&self) -> bool {
         self.version & VERSION_ATTR != 0
+    }
+
+    /// Whether quota is on, or was.
+    pub fn has_quota(&self) -> bool {
+        self.quota_flags != 0 || self.special_inodes[2..].iter().any(|&i| i != 0 && i != u64::MAX)
     }
 
     /// Bytes of the file system.

@@ -5,7 +5,7 @@ use ocne_disk::BlockDevice;
 use super::Checker;
 use crate::ag::{self, AGF_SECTOR, AGFL_SECTOR, AGI_SECTOR, Agf, Agi, NULL_AGINO, agfl};
 use crate::btree::{Tree, owner};
-use crate::bytes::u64_at;
+use crate::bytes::{put_u16, put_u32, u16_at, u32_at, u64_at};
 use crate::cache::ByteRange;
 use crate::error::XfsError;
 use crate::superblock::{self, Superblock};
@@ -17,10 +17,12 @@ impl<D: BlockDevice> Checker<'_, D> {
             .map(|agno| ByteRange { offset_bytes: self.sb.ag_offset_bytes(agno), len: 4 * sector })
             .collect();
         let header_blocks = (4 * self.sb.sector_size_bytes).div_ceil(self.sb.block_size_bytes);
-        for (agno, bytes) in (0..).zip(self.volume.read(&ranges)?) {
+        let headers = self.volume.read(&ranges)?;
+        let primary: &[u8] = headers.first().map_or(&[], |b| b);
+        for (agno, bytes) in (0..).zip(&headers) {
             let part = |i: u32| &bytes[i as usize * sector..(i as usize + 1) * sector];
             self.own_in_group(agno, 0, header_blocks, owner::FS, 0);
-            self.check_superblock_copy(agno, part(0));
+            self.check_superblock_copy(agno, part(0), primary);
             match Agf::parse(self.sb, agno, part(AGF_SECTOR)) {
                 Ok(header) => self.check_agf(agno, header, part(AGFL_SECTOR)),
                 Err(d) => {
@@ -43,8 +45,7 @@ impl<D: BlockDevice> Checker<'_, D> {
         Ok(())
     }
 
-    /// The copies differ from the primary in counters, in bits that are set later, and in the root inode.
-    fn check_superblock_copy(&mut self, agno: u32, sector: &[u8]) {
+    fn check_superblock_copy(&mut self, agno: u32, sector: &[u8], primary: &[u8]) {
         let place = format!("superblock of AG {agno}");
         let copy = match Superblock::parse(sector) {
             Ok(copy) => copy,
@@ -54,40 +55,16 @@ impl<D: BlockDevice> Checker<'_, D> {
         if agno == 0 {
             return;
         }
-        let differ = |f: &dyn Fn(&Superblock) -> u64| f(&copy) != f(self.sb);
-        // set when the first attribute is made, and while quota is on
-        let variable = superblock::VERSION_ATTR | superblock::VERSION_QUOTA;
-        let what = if copy.uuid != self.sb.uuid || copy.meta_uuid != self.sb.meta_uuid {
-            "UUID"
-        } else if differ(&|s| u64::from(s.version & !variable))
-            || differ(&|s| u64::from(s.features2 & !superblock::FEATURES2_ATTR2))
-            || differ(&|s| u64::from(s.incompat))
-            || differ(&|s| u64::from(s.ro_compat))
-            || differ(&|s| u64::from(s.compat))
-        {
-            "features"
-        } else if differ(&|s| u64::from(s.block_size_bytes))
-            || differ(&|s| u64::from(s.sector_size_bytes))
-            || differ(&|s| u64::from(s.inode_size_bytes))
-            || differ(&|s| u64::from(s.dir_block_size_bytes))
-            || differ(&|s| s.blocks)
-            || differ(&|s| u64::from(s.ag_blocks))
-            || differ(&|s| u64::from(s.ag_count))
-            || differ(&|s| s.realtime_blocks)
-            || differ(&|s| u64::from(s.inode_align_blocks))
-            || differ(&|s| u64::from(s.sparse_inode_align_blocks))
-        {
-            "geometry"
-        } else if differ(&|s| s.log_start)
-            || differ(&|s| u64::from(s.log_blocks))
-            || differ(&|s| u64::from(s.log_sector_size_bytes))
-            || differ(&|s| u64::from(s.log_stripe_unit_bytes))
-        {
-            "log"
-        } else {
-            return;
-        };
-        self.problem(place, format!("its {what} differs from the primary superblock's"));
+        if copy.uuid != self.sb.uuid || copy.meta_uuid != self.sb.meta_uuid {
+            return self.problem(place, "its UUID differs from the primary superblock's");
+        }
+        if copy.has_quota() {
+            self.problem(&place, "it has quota, which is not supported");
+        }
+        let [copy, primary] = [sector, primary].map(comparable);
+        if let Some(at) = copy.iter().zip(&primary).position(|(a, b)| a != b) {
+            self.problem(place, format!("it differs from the primary superblock at byte {at}"));
+        }
     }
 
     fn check_agf(&mut self, agno: u32, header: Agf, agfl_sector: &[u8]) {
@@ -147,6 +124,26 @@ impl<D: BlockDevice> Checker<'_, D> {
             self.problem(place, format!("{} at block {root} with {levels} levels", tree.name()));
         }
     }
+}
+
+/// The fields that a copy of the superblock shares with the primary: not the counters, what is set while the file
+/// system is in use, or what mkfs writes to some of the copies only.
+fn comparable(sector: &[u8]) -> Vec<u8> {
+    let mut b = sector.get(..superblock::LEN).unwrap_or(&[]).to_vec();
+    // root and realtime inodes; label; state and share of inodes; counters and quota; stripe; checksum; quota, LSN
+    for range in [56..80, 108..120, 126..180, 184..192, 224..228, 232..248] {
+        if let Some(b) = b.get_mut(range) {
+            b.fill(0);
+        }
+    }
+    let version = u16_at(&b, 100) & !(superblock::VERSION_ATTR | superblock::VERSION_QUOTA);
+    put_u16(&mut b, 100, version);
+    // both copies of `features2`
+    for at in [200, 204] {
+        let features2 = u32_at(&b, at) & !superblock::FEATURES2_ATTR2;
+        put_u32(&mut b, at, features2);
+    }
+    b
 }
 
 impl Agf {

@@ -6,7 +6,7 @@ use super::{Checker, ROUND_BYTES};
 use crate::attr;
 use crate::bmap::{BlockMap, ForkContent, TreeFork, fork_content};
 use crate::btree::{INODES_PER_CHUNK, InodeRecord, RMAP_ATTR_FORK, RMAP_BMBT_BLOCK, RMAP_UNWRITTEN, owner};
-use crate::bytes::{u16_at, u32_at};
+use crate::bytes::{u16_at, u64_at};
 use crate::cache::ByteRange;
 use crate::dir::{self, ShortDir};
 use crate::error::{Damage, XfsError, damage};
@@ -235,17 +235,17 @@ impl<D: BlockDevice> Checker<'_, D> {
 
     /// An inode that is not in use has an identity and nothing else.
     fn check_free_inode(&mut self, ino: u64, raw: &[u8]) -> Result<(), Damage> {
-        // its formats may be anything, so only the identity is parsed
-        let identity = inode::verify_identity(self.sb, ino, raw);
-        self.lsn(crate::bytes::u64_at(raw, inode::LSN));
-        identity?;
-        if u16_at(raw, inode::MODE) != 0 || crate::bytes::u64_at(raw, inode::NBLOCKS) != 0 {
-            return damage!("not in use, but with a mode or blocks");
+        let inode = Inode::parse(self.sb, ino, raw)?;
+        self.lsn(inode.lsn);
+        if inode.mode != 0 || inode.blocks != 0 || inode.next_unlinked != u32::MAX {
+            return damage!("not in use, but with a mode, blocks, or in a chain of unlinked inodes");
         }
-        if u32_at(raw, inode::NEXT_UNLINKED) != u32::MAX {
-            return damage!("not in use, but in a chain of unlinked inodes");
+        let has_attrs = inode.fork_offset != 0 || inode.attr_extent_count != 0;
+        if has_attrs || !matches!(inode.attr_format, ForkFormat::Extents | ForkFormat::Device) {
+            return damage!("not in use, but with attributes");
         }
-        Ok(())
+        verify_flags(self.sb, &inode, raw)?;
+        verify_hints(self.sb, &inode)
     }
 
     /// Content in the inode.
@@ -409,19 +409,7 @@ fn verify_core(sb: &Superblock, i: &Inode, raw: &[u8]) -> Result<(), Damage> {
     if i.next_unlinked != u32::MAX {
         return damage!("in a chain of unlinked inodes");
     }
-    if i.flags & !KNOWN_FLAGS != 0 || i.flags2 & !KNOWN_FLAGS2 != 0 {
-        return damage!("unknown flags {:#x} or {:#x}", i.flags, i.flags2);
-    }
-    if i.flags & inode::FLAG_REALTIME != 0 {
-        return damage!("on the realtime section, which there is none of");
-    }
-    let is_file = kind == FileType::Regular;
-    if (i.is_reflinked() && !(sb.has_reflink() && is_file))
-        || (i.has_bigtime() && !sb.has_bigtime())
-        || (i.has_nrext64() && !sb.has_nrext64())
-    {
-        return damage!("flags {:#x} that the file system has no feature for", i.flags2);
-    }
+    verify_flags(sb, i, raw)?;
     verify_hints(sb, i)?;
     if !i.has_bigtime()
         && [i.atime, i.mtime, i.ctime, i.crtime].iter().any(|t| t.nanoseconds >= 1_000_000_000)
@@ -435,21 +423,50 @@ fn verify_core(sb: &Superblock, i: &Inode, raw: &[u8]) -> Result<(), Damage> {
     if i.extent_count > inode::MAX_EXTENTS[wide] || i.attr_extent_count > inode::MAX_ATTR_EXTENTS[wide] {
         return damage!("{} and {} extents", i.extent_count, i.attr_extent_count);
     }
-    if i.has_nrext64() && u16_at(raw, inode::ANEXTENTS) != 0 {
-        return damage!("padding that is not zero");
+    if u16_at(raw, inode::ONLINK) != 0 {
+        return damage!("a number of links in the old format");
     }
     verify_formats(sb, i)
+}
+
+/// The flags, and the fields whose meaning depends on them.
+fn verify_flags(sb: &Superblock, i: &Inode, raw: &[u8]) -> Result<(), Damage> {
+    if i.flags & !KNOWN_FLAGS != 0 || i.flags2 & !KNOWN_FLAGS2 != 0 {
+        return damage!("unknown flags {:#x} or {:#x}", i.flags, i.flags2);
+    }
+    if i.flags & inode::FLAG_REALTIME != 0 {
+        return damage!("on the realtime section, which there is none of");
+    }
+    let is_file = i.file_type() == FileType::Regular;
+    if (i.is_reflinked() && !(sb.has_reflink() && is_file))
+        || (i.has_bigtime() && !sb.has_bigtime())
+        || (i.has_nrext64() && !sb.has_nrext64())
+    {
+        return damage!("flags {:#x} that the file system has no feature for", i.flags2);
+    }
+    let padding = if i.has_nrext64() {
+        u64::from(u16_at(raw, inode::ANEXTENTS))
+    } else {
+        u64_at(raw, inode::BIG_NEXTENTS)
+    };
+    if padding != 0 {
+        return damage!("padding that is not zero");
+    }
+    Ok(())
 }
 
 /// The extent size hints, as in `xfs_inode_validate_extsize`.
 fn verify_hints(sb: &Superblock, i: &Inode) -> Result<(), Damage> {
     let kind = i.file_type();
+    // an inode that is freed loses its flags and keeps its hints
+    let hint_needs_flag = i.mode != 0;
     let own = i.flags & inode::FLAG_EXTSIZE != 0;
     let inherit = i.flags & FLAG_EXTSIZE_INHERIT != 0;
     let max = u64::from(sb.ag_blocks / 2).min(Extent::MAX_COUNT);
     if (own && kind != FileType::Regular)
         || (inherit && kind != FileType::Directory)
-        || ((own || inherit) == (i.extent_size_hint == 0))
+        || (hint_needs_flag && (own || inherit) == (i.extent_size_hint == 0))
+        || ((own || inherit) && i.extent_size_hint == 0)
         || u64::from(i.extent_size_hint) > max
     {
         return damage!("extent size hint {} with flags {:#x}", i.extent_size_hint, i.flags);
@@ -457,7 +474,8 @@ fn verify_hints(sb: &Superblock, i: &Inode) -> Result<(), Damage> {
     let cow = i.flags2 & FLAG2_COWEXTSIZE != 0;
     let cow_kind = matches!(kind, FileType::Regular | FileType::Directory);
     if (cow && !(sb.has_reflink() && cow_kind))
-        || cow == (i.cow_extent_size_hint == 0)
+        || (hint_needs_flag && cow == (i.cow_extent_size_hint == 0))
+        || (cow && i.cow_extent_size_hint == 0)
         || u64::from(i.cow_extent_size_hint) > max
     {
         return damage!(
