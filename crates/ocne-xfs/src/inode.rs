@@ -255,24 +255,7 @@ impl Inode {
     /// Parses and verifies an inode of `inode_size_bytes`: checksum, magic, version, identity and that the
     /// forks are inside it; not whether the values make sense.
     pub(crate) fn parse(sb: &Superblock, ino: u64, b: &[u8]) -> Result<Self, Damage> {
-        if b.len() != sb.inode_size_bytes as usize {
-            return damage!("{} bytes", b.len());
-        }
-        if u16_at(b, 0) != MAGIC {
-            return damage!("magic {:#x} instead of `IN`", u16_at(b, 0));
-        }
-        if u8_at(b, VERSION) != 3 {
-            return damage!("version {}", u8_at(b, VERSION));
-        }
-        if !crc::verify(b, CRC) {
-            return damage!("wrong checksum");
-        }
-        if u64_at(b, INO) != ino {
-            return damage!("says it is inode {}", u64_at(b, INO));
-        }
-        if array::<16>(b, UUID) != sb.meta_uuid {
-            return damage!("UUID of another file system");
-        }
+        verify_identity(sb, ino, b)?;
         let (format, aformat) = (u8_at(b, FORMAT), u8_at(b, AFORMAT));
         let Some(format) = ForkFormat::parse(format) else { return damage!("data fork format {format}") };
         let Some(attr_format) = ForkFormat::parse(aformat) else {
@@ -361,6 +344,29 @@ impl Inode {
             Fork::Attr => (self.attr_format, self.attr_extent_count),
         }
     }
+}
+
+/// Verifies what all inodes have, in use or not: magic, version, checksum, number, UUID.
+pub(crate) fn verify_identity(sb: &Superblock, ino: u64, b: &[u8]) -> Result<(), Damage> {
+    if b.len() != sb.inode_size_bytes as usize {
+        return damage!("{} bytes", b.len());
+    }
+    if u16_at(b, 0) != MAGIC {
+        return damage!("magic {:#x} instead of `IN`", u16_at(b, 0));
+    }
+    if u8_at(b, VERSION) != 3 {
+        return damage!("version {}", u8_at(b, VERSION));
+    }
+    if !crc::verify(b, CRC) {
+        return damage!("wrong checksum");
+    }
+    if u64_at(b, INO) != ino {
+        return damage!("says it is inode {}", u64_at(b, INO));
+    }
+    if array::<16>(b, UUID) != sb.meta_uuid {
+        return damage!("UUID of another file system");
+    }
+    Ok(())
 }
 
 /// Bytes of an extent record.
