@@ -76,6 +76,12 @@ pub trait BlockDevice: Send + Sync {
     fn read_at(&self, offset_bytes: u64, buffer: &mut [u8]) -> Result<(), DeviceError> {
         self.read_batch(&mut [ReadRequest { offset_bytes, buffer }])
     }
+
+    /// Whether the range is known to read as zeros, without reading it. `false` says nothing: it lets whoever copies
+    /// a sparse disk pass over its holes.
+    fn known_zeros(&self, _offset_bytes: u64, _len_bytes: u64) -> bool {
+        false
+    }
 }
 
 /// Something that takes changed bytes at offsets of a device.
@@ -94,6 +100,9 @@ impl<T: BlockDevice + ?Sized> BlockDevice for &T {
     fn read_batch(&self, requests: &mut [ReadRequest<'_>]) -> Result<(), DeviceError> {
         (**self).read_batch(requests)
     }
+    fn known_zeros(&self, offset_bytes: u64, len_bytes: u64) -> bool {
+        (**self).known_zeros(offset_bytes, len_bytes)
+    }
 }
 
 impl<T: BlockDevice + ?Sized> BlockDevice for std::sync::Arc<T> {
@@ -102,6 +111,9 @@ impl<T: BlockDevice + ?Sized> BlockDevice for std::sync::Arc<T> {
     }
     fn read_batch(&self, requests: &mut [ReadRequest<'_>]) -> Result<(), DeviceError> {
         (**self).read_batch(requests)
+    }
+    fn known_zeros(&self, offset_bytes: u64, len_bytes: u64) -> bool {
+        (**self).known_zeros(offset_bytes, len_bytes)
     }
 }
 
@@ -227,6 +239,11 @@ impl<D: BlockDevice> BlockDevice for Slice<D> {
             .collect();
         self.device.read_batch(&mut shifted)
     }
+
+    fn known_zeros(&self, offset_bytes: u64, len_bytes: u64) -> bool {
+        let inside = offset_bytes.checked_add(len_bytes).is_some_and(|end| end <= self.size_bytes);
+        inside && self.device.known_zeros(self.start_bytes + offset_bytes, len_bytes)
+    }
 }
 
 /// A device with changes on top that exist in memory only.
@@ -271,63 +288,85 @@ impl<D: BlockDevice> BlockDevice for Overlay<D> {
     }
 
     fn read_batch(&self, requests: &mut [ReadRequest<'_>]) -> Result<(), DeviceError> {
-        // What is covered by one change needs nothing from below: a batch that is covered costs no round.
-        let covered = |r: &ReadRequest<'_>| {
-            self.changes.range(..=r.offset_bytes).next_back().is_some_and(|(&at, b)| {
-                at + b.len() as u64 >= r.offset_bytes.saturating_add(r.buffer.len() as u64)
-            })
-        };
-        let mut below: Vec<ReadRequest<'_>> = requests
-            .iter_mut()
-            .filter(|r| !covered(r))
-            .map(|r| ReadRequest { offset_bytes: r.offset_bytes, buffer: &mut *r.buffer })
-            .collect();
-        if !below.is_empty() {
-            self.device.read_batch(&mut below)?;
-        }
-        for r in requests {
-            let (start, end) = (r.offset_bytes, r.offset_bytes + r.buffer.len() as u64);
-            let first = self.changes.range(..=start).next_back().map_or(start, |(&at, _)| at);
-            for (&at, bytes) in self.changes.range(first..end) {
-                let (lo, hi) = (at.max(start), (at + bytes.len() as u64).min(end));
-                if lo < hi {
-                    let [to, from, n] =
-                        [lo - start, lo - at, hi - lo].map(|v| usize::try_from(v).unwrap_or(0));
-                    r.buffer[to..to + n].copy_from_slice(&bytes[from..from + n]);
-                }
-            }
-        }
-        Ok(())
+        read_changed(&self.changes, requests, |below| self.device.read_batch(below))
+    }
+
+    fn known_zeros(&self, offset_bytes: u64, len_bytes: u64) -> bool {
+        !is_changed(&self.changes, offset_bytes, len_bytes)
+            && self.device.known_zeros(offset_bytes, len_bytes)
     }
 }
 
 impl<D: BlockDevice> BlockWrite for Overlay<D> {
     fn write_at(&mut self, offset_bytes: u64, bytes: &[u8]) -> Result<(), DeviceError> {
         check_range(offset_bytes, bytes.len(), self.size_bytes())?;
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        let end = offset_bytes + bytes.len() as u64;
-        let first = self.changes.range(..offset_bytes).next_back().map_or(offset_bytes, |(&at, _)| at);
-        let touched: Vec<u64> = self
-            .changes
-            .range(first..end)
-            .filter(|(at, b)| **at + b.len() as u64 > offset_bytes)
-            .map(|(&at, _)| at)
-            .collect();
-        for at in touched {
-            let Some(old) = self.changes.remove(&at) else { continue };
-            let old_end = at + old.len() as u64;
-            if at < offset_bytes {
-                let keep = usize::try_from(offset_bytes - at).unwrap_or(0);
-                self.changes.insert(at, old[..keep].to_vec());
-            }
-            if old_end > end {
-                let from = usize::try_from(end - at).unwrap_or(0);
-                self.changes.insert(end, old[from..].to_vec());
-            }
-        }
-        self.changes.insert(offset_bytes, bytes.to_vec());
+        insert_change(&mut self.changes, offset_bytes, bytes);
         Ok(())
     }
+}
+
+/// Reads through changes: `below` gets what they do not cover, if there is any such.
+pub(crate) fn read_changed(
+    changes: &BTreeMap<u64, Vec<u8>>,
+    requests: &mut [ReadRequest<'_>],
+    below: impl FnOnce(&mut [ReadRequest<'_>]) -> Result<(), DeviceError>,
+) -> Result<(), DeviceError> {
+    // What is covered by one change needs nothing from below: a batch that is covered costs no round.
+    let covered = |r: &ReadRequest<'_>| {
+        changes.range(..=r.offset_bytes).next_back().is_some_and(|(&at, b)| {
+            at + b.len() as u64 >= r.offset_bytes.saturating_add(r.buffer.len() as u64)
+        })
+    };
+    let mut rest: Vec<ReadRequest<'_>> = requests
+        .iter_mut()
+        .filter(|r| !covered(r))
+        .map(|r| ReadRequest { offset_bytes: r.offset_bytes, buffer: &mut *r.buffer })
+        .collect();
+    if !rest.is_empty() {
+        below(&mut rest)?;
+    }
+    for r in requests {
+        let (start, end) = (r.offset_bytes, r.offset_bytes + r.buffer.len() as u64);
+        let first = changes.range(..=start).next_back().map_or(start, |(&at, _)| at);
+        for (&at, bytes) in changes.range(first..end) {
+            let (lo, hi) = (at.max(start), (at + bytes.len() as u64).min(end));
+            if lo < hi {
+                let [to, from, n] = [lo - start, lo - at, hi - lo].map(|v| usize::try_from(v).unwrap_or(0));
+                r.buffer[to..to + n].copy_from_slice(&bytes[from..from + n]);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether changes touch a range.
+pub(crate) fn is_changed(changes: &BTreeMap<u64, Vec<u8>>, offset_bytes: u64, len_bytes: u64) -> bool {
+    let before_end = changes.range(..offset_bytes.saturating_add(len_bytes)).next_back();
+    before_end.is_some_and(|(&at, b)| at + b.len() as u64 > offset_bytes)
+}
+
+/// Puts a change over those that are there, which stay disjoint.
+pub(crate) fn insert_change(changes: &mut BTreeMap<u64, Vec<u8>>, offset_bytes: u64, bytes: &[u8]) {
+    if bytes.is_empty() {
+        return;
+    }
+    let end = offset_bytes + bytes.len() as u64;
+    let first = changes.range(..offset_bytes).next_back().map_or(offset_bytes, |(&at, _)| at);
+    let touched: Vec<u64> = changes
+        .range(first..end)
+        .filter(|(at, b)| **at + b.len() as u64 > offset_bytes)
+        .map(|(&at, _)| at)
+        .collect();
+    for at in touched {
+        let Some(old) = changes.remove(&at) else { continue };
+        if at < offset_bytes {
+            let keep = usize::try_from(offset_bytes - at).unwrap_or(0);
+            changes.insert(at, old[..keep].to_vec());
+        }
+        if at + old.len() as u64 > end {
+            let from = usize::try_from(end - at).unwrap_or(0);
+            changes.insert(end, old[from..].to_vec());
+        }
+    }
+    changes.insert(offset_bytes, bytes.to_vec());
 }
