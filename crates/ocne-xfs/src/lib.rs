@@ -9,6 +9,7 @@ mod cache;
 mod check;
 mod crc;
 mod dir;
+mod edit;
 mod error;
 mod inode;
 mod log;
@@ -19,6 +20,7 @@ mod volume;
 
 pub use attr::{AttrNamespace, Xattr};
 pub use check::{CheckReport, Problem};
+pub use edit::{EditError, EditOptions, Editor, Label, NewInode};
 pub use error::XfsError;
 pub use inode::{Extent, FileType, Fork, ForkFormat, Inode, Timestamp};
 pub use read::DirEntry;
