@@ -1,6 +1,6 @@
 //! Adding an entry to a directory and removing one: the whole directory is laid out again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ocne_disk::BlockDevice;
 
@@ -109,7 +109,7 @@ impl<D: BlockDevice> Editor<'_, D> {
         for e in merge_extents(unused) {
             self.free_blocks((e.fsblock, e.count), data_owner(ino, &e))?;
         }
-        let old_blocks: Vec<u64> = kept.iter().map(|e| e.fsblock).collect();
+        let old_blocks: BTreeSet<u64> = kept.iter().map(|e| e.fsblock).collect();
         let mut all = kept;
         missing.sort_unstable();
         for run in missing.chunk_by(|a, b| a + 1 == *b) {

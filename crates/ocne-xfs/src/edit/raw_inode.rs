@@ -48,8 +48,9 @@ pub(super) struct RawInode {
 }
 
 impl RawInode {
+    /// Parses it as it is now; its checksum is not the right one any more.
     pub(super) fn parse(&self, sb: &Superblock) -> Result<Inode, EditError> {
-        Inode::parse(sb, self.ino, &self.bytes).map_err(|d| d.at(format_args!("inode {}", self.ino)).into())
+        Inode::parse(sb, self.ino, &self.clone().finished()).map_err(|d| d.at(format_args!("inode {}", self.ino)).into())
     }
 
     fn has_flag2(&self, flag: u64) -> bool {
