@@ -272,33 +272,35 @@ impl<D: BlockDevice> Volume<D> {
                 None => Err(at(Damage(format!("{size} bytes in a fork of {}", fork.len())))),
             },
             ForkContent::Extents(extents) => {
-                let blocks =
-                    self.read_pieces(Pieces::new(&extents, 1).collect::<Result<_, _>>().map_err(at)?)?;
+                let blocks = self.read_pieces(symlink_pieces(&extents))?;
                 self.join_remote(RemoteKind::Symlink, ino, 0, size, &blocks).map_err(at)
             }
             _ => Err(at(Damage("it has neither content nor blocks".to_owned()))),
         }
     }
 
-    /// Joins the parts of a remote symlink or attribute value of `len` bytes whose first block is `first`.
+    /// Joins the parts of a remote symlink or attribute value of `len` bytes whose first block is `first`. Each part
+    /// has a header: a part of a value is a block, one of a symlink is an extent.
     pub(crate) fn join_remote(
         &self,
         kind: RemoteKind,
         ino: u64,
         first: u64,
         len: usize,
-        blocks: &[ForkBlock],
+        parts: &[ForkBlock],
     ) -> Result<Vec<u8>, Damage> {
         let sb = self.superblock();
-        let from = blocks.partition_point(|b| b.file_block < first);
-        let mut out = Vec::with_capacity(len);
-        for (block, file_block) in blocks[from..].iter().zip(first..) {
-            if out.len() >= len || block.file_block != file_block {
+        let from = parts.partition_point(|b| b.file_block < first);
+        let mut next = first;
+        let mut out = Vec::new();
+        for part in &parts[from..] {
+            if out.len() >= len || part.file_block != next {
                 break;
             }
-            let content =
-                attr::parse_remote(sb, kind, ino, self.daddr_of(&block.fsblocks), out.len(), &block.bytes)?;
-            if content.len() != (len - out.len()).min(attr::remote_bytes_per_block(sb)) {
+            next += part.fsblocks.len() as u64;
+            let daddr = self.daddr_of(&part.fsblocks);
+            let content = attr::parse_remote(sb, kind, ino, daddr, out.len(), &part.bytes)?;
+            if content.len() != (len - out.len()).min(part.bytes.len() - attr::REMOTE_LEN) {
                 return damage!("{} bytes in the part at {}", content.len(), out.len());
             }
             out.extend_from_slice(content);
@@ -448,6 +450,12 @@ impl<D: BlockDevice> Volume<D> {
         }
         Ok(trail.last().copied().unwrap_or(root))
     }
+}
+
+/// The extents of a symlink as pieces: no more blocks than the longest target has.
+pub(crate) fn symlink_pieces(extents: &[Extent]) -> Vec<(u64, Vec<u64>)> {
+    let max = 1 + MAX_SYMLINK_BYTES / 512;
+    extents.iter().map(|e| (e.file_block, (e.fsblock..e.fsblock + e.count.min(max)).collect())).collect()
 }
 
 fn entry(name: &[u8], ino: u64, ftype: u8) -> Result<DirEntry, Damage> {

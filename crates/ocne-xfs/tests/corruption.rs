@@ -23,7 +23,7 @@ const OPTIONS: [&[&str]; 9] = [
     &["-n", "size=16384", "-m", "rmapbt=1"],
     &["-s", "size=4096", "-i", "size=2048"],
     &["-m", "finobt=0,inobtcount=0,reflink=0", "-i", "sparse=0"],
-    &["-b", "size=2048", "-d", "agcount=9"],
+    &["-b", "size=2048", "-d", "agcount=2"],
 ];
 
 /// A structure with a checksum.

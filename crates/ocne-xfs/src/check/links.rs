@@ -9,7 +9,7 @@ use crate::attr::RemoteKind;
 use crate::bytes::u64_at;
 use crate::error::{Damage, XfsError, damage};
 use crate::inode::FileType;
-use crate::read::Pieces;
+use crate::read::symlink_pieces;
 
 /// Offset of the LSN in a block of a remote symlink or value.
 pub(super) const REMOTE_LSN: usize = 48;
@@ -26,7 +26,7 @@ impl<D: BlockDevice> Checker<'_, D> {
                 let wanted = f.size_bytes.div_ceil(crate::attr::remote_bytes_per_block(self.sb) as u64);
                 let before = all.len();
                 if blocks == wanted {
-                    all.extend(Pieces::new(&f.extents, 1).flatten());
+                    all.extend(symlink_pieces(&f.extents));
                 }
                 counts.push(all.len() - before);
             }

@@ -1,6 +1,8 @@
 //! What the tests share: file systems made by `mkfs.xfs` and filled through the kernel, and what `xfs_repair` says.
 #![allow(dead_code, reason = "each test uses a part")]
 
+pub mod sample;
+
 use std::ffi::CString;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
