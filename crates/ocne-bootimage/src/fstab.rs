@@ -13,6 +13,8 @@ pub struct Mount<'a> {
     pub source: &'a [u8],
     /// Where, as written.
     pub target: &'a [u8],
+    /// With which options, as written.
+    pub options: &'a [u8],
     /// Which line, from 1.
     pub line: usize,
 }
@@ -25,12 +27,23 @@ impl Mount<'_> {
         let text = text.strip_prefix(b"\"").and_then(|t| t.strip_suffix(b"\"")).unwrap_or(text);
         Uuid::parse(text)
     }
+
+    /// Whether a boot goes on without it.
+    pub fn is_optional(&self) -> bool {
+        self.options.split(|&b| b == b',').any(|o| matches!(o, b"nofail" | b"noauto"))
+    }
 }
 
 /// The mounts of an fstab; comments, blank lines and lines with one field are left out.
 pub fn mounts(text: &[u8]) -> Vec<Mount<'_>> {
     fields(text)
-        .map(|(line, source, target)| Mount { source: &text[source], target: &text[target], line })
+        .map(|(line, source, target)| {
+            let rest = text[target.end..].split(|&b| b == b'\n').next().unwrap_or_default();
+            // the type is between the target and the options
+            let options =
+                rest.split(u8::is_ascii_whitespace).filter(|f| !f.is_empty()).nth(1).unwrap_or_default();
+            Mount { source: &text[source], target: &text[target], options, line }
+        })
         .collect()
 }
 
