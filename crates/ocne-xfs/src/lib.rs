@@ -11,6 +11,9 @@ mod crc;
 mod dir;
 mod edit;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod inode;
 mod log;
 mod log_state;

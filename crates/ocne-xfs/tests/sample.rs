@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use ocne_disk::{BlockDevice, DeviceError, MemoryDevice, ReadRequest};
 use ocne_xfs::{FileType, Volume};
-use support::{Random, sample};
+use support::{Random, make_sample, sample};
 
 /// Counts the rounds of reads.
 struct Counting<'a>(&'a MemoryDevice, AtomicU64);
@@ -24,7 +24,7 @@ impl BlockDevice for Counting<'_> {
 
 #[test]
 fn is_clean_and_costs_few_rounds() {
-    let image = sample::image();
+    let image = make_sample::image();
     let device = Counting(&image, AtomicU64::new(0));
     let volume = Volume::open(&device).unwrap();
     let report = volume.check().unwrap();
@@ -42,7 +42,7 @@ fn is_clean_and_costs_few_rounds() {
 
 /// The files with content are read one by one, and content is not kept.
 fn content_rounds() -> u64 {
-    let image = sample::image();
+    let image = make_sample::image();
     let volume = Volume::open(&image).unwrap();
     walk(&volume)
 }
@@ -71,7 +71,7 @@ fn walk<D: BlockDevice>(volume: &Volume<D>) -> u64 {
 
 #[test]
 fn paths_are_resolved() {
-    let image = sample::image();
+    let image = make_sample::image();
     let volume = Volume::open(&image).unwrap();
     let file = volume.resolve(b"/files/small").unwrap();
     assert_eq!(volume.read_file(file, 100).unwrap(), b"content\n");
@@ -92,7 +92,7 @@ fn paths_are_resolved() {
 
 #[test]
 fn damage_never_panics() {
-    let clean = sample::image();
+    let clean = make_sample::image();
     let places = sample::structures(&clean.bytes);
     let mut random = Random(42);
     let mut image = clean.clone();
@@ -137,9 +137,9 @@ fn make() {
     ];
     let image = support::mkfs(dir.path(), "sample.img", 32, &options);
     let mount = support::Mount::new(&image);
-    sample::populate(&mount.at);
+    make_sample::populate(&mount.at);
     drop(mount);
     let (finds, said) = support::repair(&image);
     assert!(!finds, "{said}");
-    fs_err::write(sample::PATH, sample::pack(&fs_err::read(&image).unwrap())).unwrap();
+    fs_err::write(make_sample::PATH, make_sample::pack(&fs_err::read(&image).unwrap())).unwrap();
 }

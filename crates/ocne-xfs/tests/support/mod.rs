@@ -1,6 +1,9 @@
 //! What the tests share: file systems made by `mkfs.xfs` and filled through the kernel, and what `xfs_repair` says.
 #![allow(dead_code, reason = "each test uses a part")]
 
+pub mod make_sample;
+pub mod kernel;
+pub mod model;
 pub mod sample;
 
 use std::ffi::CString;
