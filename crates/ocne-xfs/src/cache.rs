@@ -11,6 +11,8 @@ use ocne_disk::{BlockDevice, DeviceError, ReadRequest};
 
 /// What the cache keeps.
 const BUDGET_BYTES: usize = 72 << 20;
+/// Bytes of blocks that are asked for in one round: what they are parsed into is much smaller.
+pub(crate) const ROUND_BYTES: usize = 24 << 20;
 /// Neighbouring ranges are read together up to this length.
 const MAX_RUN_BYTES: usize = 1 << 20;
 
@@ -33,6 +35,18 @@ pub(crate) struct Bytes {
     run: Arc<Vec<u8>>,
     start: usize,
     len: usize,
+}
+
+impl Bytes {
+    /// A part of them; empty when it is not inside.
+    pub(crate) fn part(&self, start: usize, len: usize) -> Self {
+        let inside = start.checked_add(len).is_some_and(|end| end <= self.len);
+        Self {
+            run: Arc::clone(&self.run),
+            start: self.start + if inside { start } else { 0 },
+            len: if inside { len } else { 0 },
+        }
+    }
 }
 
 impl Deref for Bytes {

@@ -29,8 +29,6 @@ use crate::volume::Volume;
 
 /// Problems that are kept; the rest is counted.
 const MAX_PROBLEMS: usize = 200;
-/// Bytes of blocks that are asked for in one round: what they are parsed into is much smaller.
-const ROUND_BYTES: usize = 24 << 20;
 
 /// Something that is wrong with a file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,10 +129,18 @@ impl<D: BlockDevice> Checker<'_, D> {
         self.check_directories(&mut found)?;
         self.check_attributes(&mut found)?;
         self.check_symlinks(&found)?;
-        self.check_links(found);
-        self.check_counters();
-        self.check_owners();
+        if !self.is_hopeless() {
+            self.check_links(found);
+            self.check_counters();
+            self.check_owners();
+        }
         self.check_log()
+    }
+
+    /// Whether so much is wrong that nothing more is to be learned: then no more is read, so that a file system made
+    /// to be large and wrong costs little.
+    fn is_hopeless(&self) -> bool {
+        self.report.more_problems > 0
     }
 
     fn problem(&mut self, place: impl fmt::Display, what: impl Into<String>) {

@@ -54,7 +54,7 @@ impl<D: BlockDevice> Volume<D> {
         // what is before the head is of one cycle, what is after it of the one before, as far as a crash reaches
         let before = high.saturating_sub(WINDOW_BLOCKS);
         let after = (high + WINDOW_BLOCKS).min(size);
-        let read = self.read_content(&[at(before, high - before), at(high % size.max(1), after - high)])?;
+        let read = self.read(&[at(before, high - before), at(high % size.max(1), after - high)])?;
         let cycles =
             |i: usize| read.get(i).map_or(&[][..], |b| b).chunks_exact(BASIC_BLOCK).map(log::cycle_of);
         if let Some(odd) = cycles(0).find(|&c| c != first) {

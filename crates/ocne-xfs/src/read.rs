@@ -5,7 +5,7 @@ use ocne_disk::BlockDevice;
 use crate::attr::{self, AttrLeaf, AttrValue, RemoteKind, Xattr};
 use crate::bmap::{ForkContent, fork_content};
 use crate::bytes::u16_at;
-use crate::cache::{ByteRange, Bytes};
+use crate::cache::{ByteRange, Bytes, ROUND_BYTES};
 use crate::dir::{self, DataItem, ShortDir, da, data};
 use crate::error::{Damage, XfsError, damage};
 use crate::inode::{Extent, FileType, Fork, Inode};
@@ -92,12 +92,14 @@ impl Iterator for Pieces<'_> {
 }
 
 impl<D: BlockDevice> Volume<D> {
-    /// The bytes of an inode, from the device or the cache. Its whole chunk of blocks is read.
+    /// The bytes of an inode. Its whole block is read, for the inodes next to it.
     pub(crate) fn inode_bytes(&self, ino: u64) -> Result<Bytes, XfsError> {
         let sb = self.superblock();
         let offset_bytes = sb.ino_offset_bytes(ino).ok_or(XfsError::NoSuchInode { ino })?;
-        let range = ByteRange { offset_bytes, len: sb.inode_size_bytes as usize };
-        Ok(self.read(&[range])?.swap_remove(0))
+        let in_block = offset_bytes % u64::from(sb.block_size_bytes);
+        let block = ByteRange { offset_bytes: offset_bytes - in_block, len: sb.block_size_bytes as usize };
+        let bytes = self.read(&[block])?.swap_remove(0);
+        Ok(bytes.part(usize::try_from(in_block).unwrap_or(0), sb.inode_size_bytes as usize))
     }
 
     /// The inode `ino`, verified.
@@ -207,44 +209,46 @@ impl<D: BlockDevice> Volume<D> {
         }
         let mut parent = None;
         let mut entries = Vec::new();
-        for block in self.dir_data_blocks(&inode, &raw)? {
-            for item in dir::parse_data(&block.bytes).map_err(at)? {
+        self.visit_dir_data(&inode, &raw, |block| {
+            for item in dir::parse_data(block)? {
                 match item {
                     DataItem::Entry { ino, name: b"..", .. } => parent = Some(ino),
                     DataItem::Entry { name: b".", .. } | DataItem::Free { .. } => {}
-                    DataItem::Entry { ino, name, ftype, .. } => {
-                        entries.push(entry(name, ino, ftype).map_err(at)?);
-                    }
+                    DataItem::Entry { ino, name, ftype, .. } => entries.push(entry(name, ino, ftype)?),
                 }
             }
-        }
+            Ok(())
+        })?;
         match parent {
             Some(parent) => Ok((parent, entries)),
             None => Err(at(Damage("no entry `..`".to_owned()))),
         }
     }
 
-    /// The data blocks of a directory that is not in short form, headers verified.
-    pub(crate) fn dir_data_blocks(&self, inode: &Inode, raw: &[u8]) -> Result<Vec<ForkBlock>, XfsError> {
+    /// Reads the data blocks of a directory that is not in short form, a bounded number at a time.
+    fn visit_dir_data(
+        &self,
+        inode: &Inode,
+        raw: &[u8],
+        mut visit: impl FnMut(&[u8]) -> Result<(), Damage>,
+    ) -> Result<(), XfsError> {
         let sb = self.superblock();
         let at = |d: Damage| d.at(format_args!("directory {}", inode.ino));
-        let data_blocks = dir::LEAF_OFFSET_BYTES >> sb.block_log;
+        let leaf_start = dir::LEAF_OFFSET_BYTES >> sb.block_log;
         let mut extents = self.extents_of(inode, raw, Fork::Data)?;
-        extents.retain(|e| e.file_block < data_blocks);
-        if extents.iter().map(|e| e.count).sum::<u64>()
-            > inode.size_bytes.div_ceil(u64::from(sb.block_size_bytes))
-        {
-            return Err(at(Damage(format!("more data blocks than its size of {} bytes", inode.size_bytes))));
+        extents.retain(|e| e.file_block < leaf_start);
+        let mut pieces = Pieces::new(&extents, sb.dir_block_blocks()).peekable();
+        while pieces.peek().is_some() {
+            let per_round = ROUND_BYTES / sb.dir_block_size_bytes as usize;
+            let batch = pieces.by_ref().take(per_round.max(1)).collect::<Result<_, _>>().map_err(at)?;
+            for b in self.read_pieces(batch)? {
+                let allowed = [data::MAGIC_BLOCK, data::MAGIC_DATA];
+                dir::verify_data_header(sb, inode.ino, self.daddr_of(&b.fsblocks), &allowed, &b.bytes)
+                    .and_then(|_| visit(&b.bytes))
+                    .map_err(at)?;
+            }
         }
-        let blocks = self.read_pieces(
-            Pieces::new(&extents, sb.dir_block_blocks()).collect::<Result<_, _>>().map_err(at)?,
-        )?;
-        for b in &blocks {
-            let allowed = [data::MAGIC_BLOCK, data::MAGIC_DATA];
-            dir::verify_data_header(sb, inode.ino, self.daddr_of(&b.fsblocks), &allowed, &b.bytes)
-                .map_err(at)?;
-        }
-        Ok(blocks)
+        Ok(())
     }
 
     /// The 512-byte address of the first of some blocks.
@@ -321,8 +325,9 @@ impl<D: BlockDevice> Volume<D> {
             ForkContent::Local(fork) => return attr::parse_short(fork).map_err(at),
             ForkContent::Extents(_) | ForkContent::Tree(_) => self.extents_of(&inode, &raw, Fork::Attr)?,
         };
-        if extents.iter().map(|e| e.count).sum::<u64>() > inode.blocks {
-            return Err(at(Damage("more blocks than the inode has".to_owned())));
+        let blocks: u64 = extents.iter().map(|e| e.count).sum();
+        if blocks > (ROUND_BYTES as u64) >> sb.block_log {
+            return Err(at(Damage(format!("{blocks} blocks, more than are read at once"))));
         }
         let blocks = self.read_pieces(Pieces::new(&extents, 1).collect::<Result<_, _>>().map_err(at)?)?;
         let mut out = Vec::new();
@@ -433,8 +438,7 @@ impl<D: BlockDevice> Volume<D> {
             let Some(found) = entries.iter().find(|e| e.name == name) else {
                 return Err(XfsError::NotFound { path: path.to_vec() });
             };
-            let is_link = self.inode(found.ino)?.file_type() == FileType::Symlink;
-            if is_link && (follow_last || !left.is_empty()) {
+            if found.file_type == FileType::Symlink && (follow_last || !left.is_empty()) {
                 links += 1;
                 if links > MAX_LINKS {
                     return Err(XfsError::TooManyLinks { path: path.to_vec(), limit: MAX_LINKS });

@@ -62,8 +62,8 @@ const INCOMPAT_KNOWN: u32 = INCOMPAT_FTYPE
 
 /// The largest AG: 1 TiB.
 const MAX_AG_BYTES: u64 = 1 << 40;
-/// What this crate will look at: 2^22 AGs would be 256 TiB of smallest AGs.
-const MAX_AG_COUNT: u32 = 1 << 16;
+/// What this crate will look at: each takes memory.
+const MAX_AG_COUNT: u32 = 1 << 14;
 
 /// The superblock of a version 5 file system, parsed.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -243,6 +243,9 @@ impl DirCheck {
             if free.bests.iter().filter(|&&b| b != data::NO_BLOCK).count() != free.used {
                 return damage!("free index block {place} counts {} used entries", free.used);
             }
+            if free.bests.last() == Some(&data::NO_BLOCK) {
+                return damage!("free index block {place} ends with data blocks that do not exist");
+            }
             let from = self.bests.partition_point(|b| b.0 < free.first);
             let mut blocks = self.bests[from..].iter().peekable();
             for (number, &best) in (free.first..).zip(&free.bests) {

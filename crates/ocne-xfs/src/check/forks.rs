@@ -2,8 +2,9 @@
 
 use ocne_disk::BlockDevice;
 
+use super::Checker;
 use super::inodes::ForkWork;
-use super::{Checker, ROUND_BYTES};
+use crate::cache::ROUND_BYTES;
 use crate::error::{Damage, XfsError};
 use crate::read::{ForkBlock, Pieces};
 
@@ -34,7 +35,7 @@ impl<D: BlockDevice> Checker<'_, D> {
             .flat_map(|(i, f)| Pieces::new(&f.extents, blocks).map(move |p| (i, p)))
             .peekable();
         let mut current: Option<(usize, Result<C, Damage>)> = None;
-        while pieces.peek().is_some() {
+        while pieces.peek().is_some() && !self.is_hopeless() {
             let mut members = Vec::new();
             let mut batch = Vec::new();
             // a fork that is damaged already is not read on

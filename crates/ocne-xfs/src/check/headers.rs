@@ -6,7 +6,7 @@ use super::Checker;
 use crate::ag::{self, AGF_SECTOR, AGFL_SECTOR, AGI_SECTOR, Agf, Agi, NULL_AGINO, agfl};
 use crate::btree::{Tree, owner};
 use crate::bytes::{put_u16, put_u32, u16_at, u32_at, u64_at};
-use crate::cache::ByteRange;
+use crate::cache::{ByteRange, ROUND_BYTES};
 use crate::error::XfsError;
 use crate::superblock::{self, Superblock};
 
@@ -16,26 +16,15 @@ impl<D: BlockDevice> Checker<'_, D> {
         let ranges: Vec<ByteRange> = (0..self.sb.ag_count)
             .map(|agno| ByteRange { offset_bytes: self.sb.ag_offset_bytes(agno), len: 4 * sector })
             .collect();
-        let header_blocks = (4 * self.sb.sector_size_bytes).div_ceil(self.sb.block_size_bytes);
-        let headers = self.volume.read(&ranges)?;
-        let primary: &[u8] = headers.first().map_or(&[], |b| b);
-        for (agno, bytes) in (0..).zip(&headers) {
-            let part = |i: u32| &bytes[i as usize * sector..(i as usize + 1) * sector];
-            self.own_in_group(agno, 0, header_blocks, owner::FS, 0);
-            self.check_superblock_copy(agno, part(0), primary);
-            match Agf::parse(self.sb, agno, part(AGF_SECTOR)) {
-                Ok(header) => self.check_agf(agno, header, part(AGFL_SECTOR)),
-                Err(d) => {
-                    self.owners_incomplete = true;
-                    self.problem(format_args!("AGF {agno}"), d.0);
-                }
+        let primary = self.volume.read(&ranges[..1])?.swap_remove(0);
+        let mut agno = 0;
+        for round in ranges.chunks((ROUND_BYTES / (4 * sector)).max(1)) {
+            if self.is_hopeless() {
+                break;
             }
-            match Agi::parse(self.sb, agno, part(AGI_SECTOR)) {
-                Ok(header) => self.check_agi(agno, header),
-                Err(d) => {
-                    self.owners_incomplete = true;
-                    self.problem(format_args!("AGI {agno}"), d.0);
-                }
+            for bytes in self.volume.read(round)? {
+                self.check_group_headers(agno, &bytes, &primary);
+                agno += 1;
             }
         }
         let (log_start, log_blocks) = (self.sb.log_start, u64::from(self.sb.log_blocks));
@@ -43,6 +32,28 @@ impl<D: BlockDevice> Checker<'_, D> {
             self.own(log_start, log_blocks, owner::LOG, 0);
         }
         Ok(())
+    }
+
+    fn check_group_headers(&mut self, agno: u32, bytes: &[u8], primary: &[u8]) {
+        let sector = self.sb.sector_size_bytes as usize;
+        let part = |i: u32| bytes.get(i as usize * sector..(i as usize + 1) * sector).unwrap_or(&[]);
+        let header_blocks = (4 * self.sb.sector_size_bytes).div_ceil(self.sb.block_size_bytes);
+        self.own_in_group(agno, 0, header_blocks, owner::FS, 0);
+        self.check_superblock_copy(agno, part(0), primary);
+        match Agf::parse(self.sb, agno, part(AGF_SECTOR)) {
+            Ok(header) => self.check_agf(agno, header, part(AGFL_SECTOR)),
+            Err(d) => {
+                self.owners_incomplete = true;
+                self.problem(format_args!("AGF {agno}"), d.0);
+            }
+        }
+        match Agi::parse(self.sb, agno, part(AGI_SECTOR)) {
+            Ok(header) => self.check_agi(agno, header),
+            Err(d) => {
+                self.owners_incomplete = true;
+                self.problem(format_args!("AGI {agno}"), d.0);
+            }
+        }
     }
 
     fn check_superblock_copy(&mut self, agno: u32, sector: &[u8], primary: &[u8]) {

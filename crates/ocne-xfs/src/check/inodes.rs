@@ -2,12 +2,12 @@
 
 use ocne_disk::BlockDevice;
 
-use super::{Checker, ROUND_BYTES};
+use super::Checker;
 use crate::attr;
 use crate::bmap::{BlockMap, ForkContent, TreeFork, fork_content};
 use crate::btree::{INODES_PER_CHUNK, InodeRecord, RMAP_ATTR_FORK, RMAP_BMBT_BLOCK, RMAP_UNWRITTEN, owner};
 use crate::bytes::{u16_at, u64_at};
-use crate::cache::ByteRange;
+use crate::cache::{ByteRange, ROUND_BYTES};
 use crate::dir::{self, ShortDir};
 use crate::error::{Damage, XfsError, damage};
 use crate::inode::{
@@ -144,6 +144,9 @@ impl<D: BlockDevice> Checker<'_, D> {
                     self.check_inode_batch(&batch, &mut found)?;
                     batch.clear();
                     batch_bytes = 0;
+                    if self.is_hopeless() {
+                        return Ok(found);
+                    }
                 }
             }
         }

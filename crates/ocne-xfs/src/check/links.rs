@@ -3,10 +3,11 @@
 
 use ocne_disk::BlockDevice;
 
+use super::Checker;
 use super::inodes::{Found, verify_target};
-use super::{Checker, ROUND_BYTES};
 use crate::attr::RemoteKind;
 use crate::bytes::u64_at;
+use crate::cache::ROUND_BYTES;
 use crate::error::{Damage, XfsError, damage};
 use crate::inode::FileType;
 use crate::read::symlink_pieces;

@@ -2,12 +2,12 @@
 
 use ocne_disk::BlockDevice;
 
-use super::{Checker, ROUND_BYTES};
+use super::Checker;
 use crate::ag::NULL_AGBNO;
 use crate::btree::{FreeRecord, InodeRecord, MAX_LEVELS, REFCOUNT_COW, RefcountRecord, RmapKey, RmapRecord};
 use crate::btree::{ShortBlock, Tree, owner, short};
 use crate::bytes::{u32_at, u64_at};
-use crate::cache::ByteRange;
+use crate::cache::{ByteRange, ROUND_BYTES};
 use crate::error::{Damage, XfsError, damage};
 use crate::superblock::Superblock;
 
@@ -101,6 +101,9 @@ impl<D: BlockDevice> Checker<'_, D> {
             .collect();
         let mut next: Vec<Vec<Pending>> = walks.iter().map(|_| Vec::new()).collect();
         for batch in all.chunks(per_round) {
+            // a tree that is damaged already is not read on
+            let batch: Vec<(usize, usize)> =
+                batch.iter().copied().filter(|&(w, _)| !walks[w].damaged).collect();
             let ranges: Vec<ByteRange> = batch
                 .iter()
                 .map(|&(w, i)| ByteRange {
