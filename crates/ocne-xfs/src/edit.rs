@@ -206,7 +206,9 @@ impl<'a, D: BlockDevice> Editor<'a, D> {
         }
         let range = ByteRange { offset_bytes: 0, len: self.sb.sector_size_bytes as usize };
         let mut sector = self.volume.read(&[range])?[0].to_vec();
-        for (at, delta) in [superblock::ICOUNT, superblock::IFREE, superblock::FDBLOCKS].into_iter().zip(deltas) {
+        for (at, delta) in
+            [superblock::ICOUNT, superblock::IFREE, superblock::FDBLOCKS].into_iter().zip(deltas)
+        {
             let value = u64_at(&sector, at).wrapping_add_signed(delta);
             put_u64(&mut sector, at, value);
         }

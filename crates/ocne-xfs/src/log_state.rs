@@ -70,18 +70,26 @@ impl<D: BlockDevice> Volume<D> {
         }
         // the last record starts at the last header before the head
         let window = &read[0];
-        let Some(record_at) = window
-            .chunks_exact(BASIC_BLOCK)
-            .enumerate()
-            .rev()
-            .find(|(_, b)| crate::bytes::u32_at(b, 0) == log::MAGIC)
-            .map(|(i, _)| i)
-        else {
-            return Ok(damage!("no record before the head at {high}"));
+        let last_header = |bytes: &[u8]| {
+            let mut headers = bytes.chunks_exact(BASIC_BLOCK).map(|b| crate::bytes::u32_at(b, 0) == log::MAGIC);
+            headers.rposition(|is_header| is_header)
         };
-        let record = &window[record_at * BASIC_BLOCK..];
+        let (block, record) = match last_header(window) {
+            Some(i) => (before + i as u64, window[i * BASIC_BLOCK..].to_vec()),
+            None if before > 0 => return Ok(damage!("no record before the head at {high}")),
+            // it started before the end of the log and went on at its start
+            None => {
+                let end_blocks = (MAX_RECORD_BYTES / BASIC_BLOCK) as u64;
+                let from = size.saturating_sub(end_blocks).max(high);
+                let end = self.read(&[at(from, size - from)])?.swap_remove(0);
+                match last_header(&end) {
+                    Some(i) => (from + i as u64, [&end[i * BASIC_BLOCK..], &window[..]].concat()),
+                    None => return Ok(damage!("no record before the head at {high}")),
+                }
+            }
+        };
         let record = &record[..record.len().min(MAX_RECORD_BYTES)];
-        let block = u32::try_from(before).unwrap_or(0).saturating_add(u32::try_from(record_at).unwrap_or(0));
+        let block = u32::try_from(block).unwrap_or(0);
         Ok(log::parse_unmount(record, block, u32::try_from(head).unwrap_or(0), size_blocks))
     }
 }

@@ -37,7 +37,8 @@ impl<D: BlockDevice> Editor<'_, D> {
                 for agno in self.group_numbers(prefer) {
                     let group = self.group(agno)?;
                     let reserve = if keep_reserve { group.reserve_blocks() } else { 0 };
-                    let usable = group.longest().min(group.agf.free_blocks.saturating_sub(reserve)).min(wanted);
+                    let usable =
+                        group.longest().min(group.agf.free_blocks.saturating_sub(reserve)).min(wanted);
                     if usable > best.map_or(0, |b| b.0) {
                         best = Some((usable, agno));
                     }

@@ -23,6 +23,16 @@ pub(super) struct OpenDir {
     pub entries: Vec<DirEntry>,
 }
 
+impl OpenDir {
+    /// Removes an entry; what it was.
+    pub(super) fn remove(&mut self, name: &[u8]) -> Result<DirEntry, EditError> {
+        match self.entries.iter().position(|e| e.name == name) {
+            Some(i) => Ok(self.entries.remove(i)),
+            None => Err(XfsError::NotFound { path: name.to_vec() }.into()),
+        }
+    }
+}
+
 impl<D: BlockDevice> Editor<'_, D> {
     /// Reads a directory.
     pub(super) fn open_dir(&self, ino: u64) -> Result<OpenDir, EditError> {
@@ -40,14 +50,6 @@ impl<D: BlockDevice> Editor<'_, D> {
             return Err(EditError::Exists { dir_ino: ino, name: name.to_vec() });
         }
         Ok(dir)
-    }
-
-    /// Removes an entry from a directory that was read; what it was.
-    pub(super) fn remove_entry(&self, dir: &mut OpenDir, name: &[u8]) -> Result<DirEntry, EditError> {
-        match dir.entries.iter().position(|e| e.name == name) {
-            Some(i) => Ok(dir.entries.remove(i)),
-            None => Err(XfsError::NotFound { path: name.to_vec() }.into()),
-        }
     }
 
     /// Stages a directory whose entries changed, with its times.
@@ -135,11 +137,8 @@ impl<D: BlockDevice> Editor<'_, D> {
             let offsets: Vec<u64> =
                 fsblocks.iter().filter_map(|&f| self.sb.fsblock_offset_bytes(f)).collect();
             let first = offsets.first().copied().unwrap_or(u64::MAX);
-            let (blkno_at, lsn_at, crc_at) = if b.is_index {
-                (da::BLKNO, da::LSN, da::CRC)
-            } else {
-                (data::BLKNO, data::LSN, data::CRC)
-            };
+            let (blkno_at, lsn_at, crc_at) =
+                if b.is_index { (da::BLKNO, da::LSN, da::CRC) } else { (data::BLKNO, data::LSN, data::CRC) };
             put_u64(&mut b.bytes, blkno_at, first >> 9);
             // a block that stays where it is keeps its LSN: its header is of the same kind
             if fsblocks.first().is_some_and(|f| old_blocks.contains(f)) {

@@ -85,8 +85,12 @@ impl EditError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Xfs(e) => e.hint(),
-            Self::NotClean { .. } => Some("mount and unmount a copy of the file system, or run `xfs_repair` on it"),
-            Self::NoSpace { .. } | Self::NoInodes => Some("make the file system larger, or remove files from it"),
+            Self::NotClean { .. } => {
+                Some("mount and unmount a copy of the file system, or run `xfs_repair` on it")
+            }
+            Self::NoSpace { .. } | Self::NoInodes => {
+                Some("make the file system larger, or remove files from it")
+            }
             Self::NotCleanAfter { .. } | Self::Inconsistent { .. } => Some("nothing was changed; report it"),
             _ => None,
         }

@@ -9,9 +9,7 @@ use crate::edit::fork::{data_owner, map_block_count, merge_extents};
 use crate::edit::raw_inode::{self, Core, Label, NewInode, RawInode};
 use crate::edit::{EditError, Editor};
 use crate::error::XfsError;
-use crate::inode::{
-    Extent, FLAG_REALTIME, FileType, Fork, Inode, MODE,
-};
+use crate::inode::{Extent, FLAG_REALTIME, FileType, Fork, Inode, MODE};
 use crate::read::DirEntry;
 use crate::superblock::{FEATURES2_ATTR2, VERSION_ATTR};
 
@@ -34,7 +32,7 @@ impl<D: BlockDevice> Editor<'_, D> {
             if inode.file_type() != FileType::Regular {
                 return Err(XfsError::WrongKind { ino, wanted: "a regular file" }.into());
             }
-            e.refuse_realtime(&inode)?;
+            refuse_realtime(&inode)?;
             let map = e.fork_map(&raw, Fork::Data)?;
             let attr_blocks = map_block_count(&e.fork_map(&raw, Fork::Attr)?);
             e.free_data_fork(ino, &map, true)?;
@@ -97,13 +95,17 @@ impl<D: BlockDevice> Editor<'_, D> {
     pub fn unlink(&mut self, dir_ino: u64, name: &[u8]) -> Result<(), EditError> {
         self.attempt(|e| {
             let mut dir = e.open_dir(dir_ino)?;
-            let entry = e.remove_entry(&mut dir, name)?;
+            let entry = dir.remove(name)?;
             let mut raw = e.raw_inode(entry.ino)?;
             let inode = raw.parse(&e.sb)?;
             if inode.file_type() == FileType::Directory {
-                return Err(XfsError::WrongKind { ino: entry.ino, wanted: "something other than a directory" }.into());
+                return Err(XfsError::WrongKind {
+                    ino: entry.ino,
+                    wanted: "something other than a directory",
+                }
+                .into());
             }
-            e.refuse_realtime(&inode)?;
+            refuse_realtime(&inode)?;
             e.store_dir(dir)?;
             if inode.nlink > 1 {
                 raw.set_nlink(inode.nlink - 1);
@@ -120,15 +122,13 @@ impl<D: BlockDevice> Editor<'_, D> {
         })
     }
 
-    fn refuse_realtime(&self, inode: &Inode) -> Result<(), EditError> {
-        if inode.flags & FLAG_REALTIME != 0 && inode.file_type() == FileType::Regular {
-            return Err(EditError::Unsupported { ino: inode.ino, what: "its content is on the realtime device" });
-        }
-        Ok(())
-    }
-
     /// Takes an inode for something new in a directory, without content.
-    fn new_inode(&mut self, dir: &OpenDir, new: &NewInode, file_type: FileType) -> Result<RawInode, EditError> {
+    fn new_inode(
+        &mut self,
+        dir: &OpenDir,
+        new: &NewInode,
+        file_type: FileType,
+    ) -> Result<RawInode, EditError> {
         let parent = dir.raw.parse(&self.sb)?;
         let xattrs = self.view()?.xattrs(parent.ino)?;
         if xattrs.iter().any(|x| x.namespace == AttrNamespace::Trusted && x.name == b"SGI_ACL_DEFAULT") {
@@ -173,7 +173,12 @@ impl<D: BlockDevice> Editor<'_, D> {
     }
 
     /// Gives a file without blocks its content: new blocks, size and data fork.
-    fn write_content(&mut self, raw: &mut RawInode, content: &[u8], attr_blocks: u64) -> Result<(), EditError> {
+    fn write_content(
+        &mut self,
+        raw: &mut RawInode,
+        content: &[u8],
+        attr_blocks: u64,
+    ) -> Result<(), EditError> {
         let block_len = self.sb.block_size_bytes as usize;
         let blocks = content.len().div_ceil(block_len) as u64;
         let start = Extent { file_block: 0, fsblock: 0, count: 0, unwritten: false };
@@ -198,4 +203,12 @@ impl<D: BlockDevice> Editor<'_, D> {
         raw.set_size(content.len() as u64);
         self.write_data_extents(raw, &merge_extents(extents), attr_blocks)
     }
+}
+
+/// The blocks of a file on the realtime device are not in any group.
+fn refuse_realtime(inode: &Inode) -> Result<(), EditError> {
+    if inode.flags & FLAG_REALTIME != 0 && inode.file_type() == FileType::Regular {
+        return Err(EditError::Unsupported { ino: inode.ino, what: "its content is on the realtime device" });
+    }
+    Ok(())
 }

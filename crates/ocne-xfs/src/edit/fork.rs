@@ -3,7 +3,9 @@
 use ocne_disk::BlockDevice;
 
 use crate::bmap::{BlockMap, ForkContent, fork_content};
-use crate::btree::{BmapRoot, RMAP_ATTR_FORK, RMAP_BMBT_BLOCK, RMAP_UNWRITTEN, long, long_pointer_at, write_long_header};
+use crate::btree::{
+    BmapRoot, RMAP_ATTR_FORK, RMAP_BMBT_BLOCK, RMAP_UNWRITTEN, long, long_pointer_at, write_long_header,
+};
 use crate::bytes::{put_u16, put_u64};
 use crate::crc;
 use crate::edit::blocks::Run;
@@ -42,7 +44,8 @@ impl<D: BlockDevice> Editor<'_, D> {
 
     /// Stages an inode, with its checksum.
     pub(super) fn stage_inode(&mut self, raw: RawInode) -> Result<(), EditError> {
-        let at = self.sb.ino_offset_bytes(raw.ino).ok_or(crate::error::XfsError::NoSuchInode { ino: raw.ino })?;
+        let at =
+            self.sb.ino_offset_bytes(raw.ino).ok_or(crate::error::XfsError::NoSuchInode { ino: raw.ino })?;
         self.stage(at, &raw.finished())
     }
 
@@ -63,7 +66,12 @@ impl<D: BlockDevice> Editor<'_, D> {
     }
 
     /// Gives back all blocks of the data fork; `shareable` for the content of files.
-    pub(super) fn free_data_fork(&mut self, ino: u64, map: &BlockMap, shareable: bool) -> Result<(), EditError> {
+    pub(super) fn free_data_fork(
+        &mut self,
+        ino: u64,
+        map: &BlockMap,
+        shareable: bool,
+    ) -> Result<(), EditError> {
         for e in &map.extents {
             let owner = data_owner(ino, e);
             if shareable {
@@ -166,7 +174,8 @@ impl<D: BlockDevice> Editor<'_, D> {
 
     /// Takes `count` blocks for the block map btree of an inode's data fork.
     fn allocate_single(&mut self, ino: u64, count: usize) -> Result<Vec<u64>, EditError> {
-        let runs: Vec<Run> = self.allocate(self.home_group(ino), count as u64, tree_owner(ino, Fork::Data))?;
+        let runs: Vec<Run> =
+            self.allocate(self.home_group(ino), count as u64, tree_owner(ino, Fork::Data))?;
         Ok(runs.into_iter().flat_map(|(first, n)| first..first + n).collect())
     }
 }

@@ -59,7 +59,10 @@ fn inconsistent(what: impl Into<String>) -> EditError {
 
 impl Group {
     /// Reads the headers of a group.
-    pub(super) fn load_headers<D: BlockDevice>(volume: &Volume<D>, agno: u32) -> Result<(Agf, Agi), XfsError> {
+    pub(super) fn load_headers<D: BlockDevice>(
+        volume: &Volume<D>,
+        agno: u32,
+    ) -> Result<(Agf, Agi), XfsError> {
         let sb = volume.superblock();
         let at = |i: u32| ByteRange {
             offset_bytes: sb.ag_offset_bytes(agno) + u64::from(i * sb.sector_size_bytes),
@@ -111,7 +114,13 @@ impl Group {
     }
 
     /// Takes blocks out of a free extent.
-    pub(super) fn take(&mut self, from: FreeRecord, start: u32, count: u32, owner: Owner) -> Result<(), EditError> {
+    pub(super) fn take(
+        &mut self,
+        from: FreeRecord,
+        start: u32,
+        count: u32,
+        owner: Owner,
+    ) -> Result<(), EditError> {
         let end = start + count;
         let from_end = from.start + from.count;
         let left = FreeRecord { start: from.start, count: start - from.start };
@@ -150,7 +159,10 @@ impl Group {
         let before = self.bno.before((start.into(), 0, 0)).next().copied();
         let after = self.bno.from((start.into(), 0, 0)).next().copied();
         if before.is_some_and(|r| r.end() > start.into()) || after.is_some_and(|r| r.start < end) {
-            return Err(inconsistent(format!("{count} blocks at {start} of AG {} are free already", self.agno)));
+            return Err(inconsistent(format!(
+                "{count} blocks at {start} of AG {} are free already",
+                self.agno
+            )));
         }
         let before = before.filter(|r| r.end() == u64::from(start));
         let after = after.filter(|r| r.start == end);
@@ -228,7 +240,9 @@ impl Group {
         let mut new: Vec<RefcountRecord> = Vec::new();
         for p in pieces {
             match new.last_mut() {
-                Some(last) if last.start + last.count == p.start && last.refs == p.refs => last.count += p.count,
+                Some(last) if last.start + last.count == p.start && last.refs == p.refs => {
+                    last.count += p.count;
+                }
                 _ => new.push(p),
             }
         }
@@ -253,7 +267,11 @@ impl Group {
             let o = Owner { owner: r.owner, offset: r.offset };
             r.start + r.count == start && r.owner == owner.owner && o.after(r.count.into()) == owner
         });
-        let right = tree.from(key).next().copied().filter(|r| r.start == start + count && same(r, owner.after(count.into())));
+        let right = tree
+            .from(key)
+            .next()
+            .copied()
+            .filter(|r| r.start == start + count && same(r, owner.after(count.into())));
         let new = RmapRecord {
             start: left.map_or(start, |l| l.start),
             count: count + left.map_or(0, |l| l.count) + right.map_or(0, |r| r.count),
@@ -280,9 +298,13 @@ impl Group {
                     && u64::from(r.start) + u64::from(r.count) > u64::from(start)
                     && (Owner { owner: r.owner, offset: r.offset }).after(u64::from(start - r.start)) == owner
             };
-            let old = tree.before((u64::from(start) + 1, 0, 0)).find(has_first).copied().ok_or_else(|| {
-                inconsistent(format!("no reverse mapping of block {start} of AG {} to {owner:?}", self.agno))
-            })?;
+            let old =
+                tree.before((u64::from(start) + 1, 0, 0)).find(has_first).copied().ok_or_else(|| {
+                    inconsistent(format!(
+                        "no reverse mapping of block {start} of AG {} to {owner:?}",
+                        self.agno
+                    ))
+                })?;
             let end = old.start + old.count;
             let done = count.min(end - start);
             let left = RmapRecord { count: start - old.start, ..old };
@@ -338,7 +360,8 @@ impl Group {
             || self.rmaps.as_mut().and_then(GroupTree::unplaced).is_some()
         {
             Some(Owner::special(owner::AG))
-        } else if self.ino.unplaced().is_some() || self.fino.as_mut().and_then(GroupTree::unplaced).is_some() {
+        } else if self.ino.unplaced().is_some() || self.fino.as_mut().and_then(GroupTree::unplaced).is_some()
+        {
             Some(Owner::special(owner::INOBT))
         } else if self.refcounts.as_mut().and_then(GroupTree::unplaced).is_some() {
             Some(Owner::special(owner::REFCOUNT))
@@ -355,9 +378,7 @@ impl Group {
                 .unplaced()
                 .or_else(|| self.cnt.unplaced())
                 .or_else(|| self.rmaps.as_mut().and_then(GroupTree::unplaced)),
-            owner::INOBT => {
-                self.ino.unplaced().or_else(|| self.fino.as_mut().and_then(GroupTree::unplaced))
-            }
+            owner::INOBT => self.ino.unplaced().or_else(|| self.fino.as_mut().and_then(GroupTree::unplaced)),
             _ => self.refcounts.as_mut().and_then(GroupTree::unplaced),
         };
         match place {

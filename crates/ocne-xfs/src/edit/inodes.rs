@@ -41,8 +41,7 @@ impl<D: BlockDevice> Editor<'_, D> {
 
     /// Marks an inode as not used.
     pub(super) fn free_inode(&mut self, ino: u64) -> Result<(), EditError> {
-        let (agno, agino) =
-            self.sb.split_ino(ino).ok_or(crate::error::XfsError::NoSuchInode { ino })?;
+        let (agno, agino) = self.sb.split_ino(ino).ok_or(crate::error::XfsError::NoSuchInode { ino })?;
         self.group(agno)?.give_back_inode(agino)
     }
 
@@ -77,11 +76,8 @@ impl Group {
         let records = self.fino.as_ref().unwrap_or(&self.ino);
         let Some(old) = records.iter().find(|r| r.free & !r.holes() != 0).copied() else { return Ok(None) };
         let bit = (old.free & !old.holes()).trailing_zeros();
-        let new = InodeRecord {
-            free: old.free & !(1 << bit),
-            free_count: old.free_count.saturating_sub(1),
-            ..old
-        };
+        let new =
+            InodeRecord { free: old.free & !(1 << bit), free_count: old.free_count.saturating_sub(1), ..old };
         self.replace_record(&old, new)?;
         self.agi.free_count -= 1;
         Ok(Some(old.start + bit))
@@ -120,6 +116,14 @@ impl Group {
         Ok(())
     }
 
+    /// Adds a record, which has free inodes, to both trees.
+    fn insert_record(&mut self, new: InodeRecord) {
+        self.ino.insert(new);
+        if let Some(fino) = &mut self.fino {
+            fino.insert(new);
+        }
+    }
+
     /// Free space for a chunk of inodes with the alignment that it must have.
     fn find_chunk_place(&self, sb: &Superblock, sparse: bool) -> Option<ChunkPlace> {
         let inodes = INODES_PER_CHUNK.max(sb.inodes_per_block());
@@ -151,10 +155,7 @@ impl Group {
         if count >= INODES_PER_CHUNK {
             for start in (first..first + count).step_by(INODES_PER_CHUNK as usize) {
                 let record = InodeRecord { start, hole_mask: 0, count: 64, free_count: 64, free: u64::MAX };
-                self.ino.insert(record);
-                if let Some(fino) = &mut self.fino {
-                    fino.insert(record);
-                }
+                self.insert_record(record);
             }
         } else {
             let align = sb.inode_align_blocks.max(1) << sb.inodes_per_block_log;
@@ -174,14 +175,10 @@ impl Group {
                 free_count: base.free_count + count,
                 ..base
             };
-            match old {
-                Some(old) => self.replace_record(&old, new)?,
-                None => {
-                    self.ino.insert(new);
-                    if let Some(fino) = &mut self.fino {
-                        fino.insert(new);
-                    }
-                }
+            if let Some(old) = old {
+                self.replace_record(&old, new)?;
+            } else {
+                self.insert_record(new);
             }
         }
         self.agi.count += count;

@@ -3,8 +3,8 @@
 use crate::btree::MAX_LEVELS;
 use crate::bytes::{put_u16, put_u32};
 use crate::dir::{
-    BlockTail, FREE_OFFSET_BYTES, FreeIndex, LEAF_OFFSET_BYTES, LeafEntry, ShortDir, ShortEntry, da, data, entry_len,
-    hash_name, write_da_header, write_data_header, write_entry, write_free,
+    BlockTail, FREE_OFFSET_BYTES, FreeIndex, LEAF_OFFSET_BYTES, LeafEntry, ShortDir, ShortEntry, da, data,
+    entry_len, hash_name, write_da_header, write_data_header, write_entry, write_free,
 };
 use crate::inode::FileType;
 use crate::read::DirEntry;
@@ -44,7 +44,13 @@ struct Builder<'a> {
 }
 
 /// Lays out a directory whose data fork has `fork_len` bytes.
-pub(super) fn lay_out(sb: &Superblock, ino: u64, parent: u64, entries: &[DirEntry], fork_len: usize) -> Layout {
+pub(super) fn lay_out(
+    sb: &Superblock,
+    ino: u64,
+    parent: u64,
+    entries: &[DirEntry],
+    fork_len: usize,
+) -> Layout {
     let block_len = sb.dir_block_size_bytes as usize;
     // `.` and `..` have 16 bytes each
     let data_bytes = 32 + entries.iter().map(|e| entry_len(e.name.len())).sum::<usize>();
@@ -102,7 +108,8 @@ impl Builder<'_> {
     fn data_blocks(&mut self, parent: u64, entries: &[DirEntry], magic: u32) -> (Vec<LeafEntry>, Vec<u16>) {
         let directory = FileType::Directory.to_dirent();
         let own = [(&b"."[..], self.ino, directory), (&b".."[..], parent, directory)];
-        let all = own.into_iter().chain(entries.iter().map(|e| (&e.name[..], e.ino, e.file_type.to_dirent())));
+        let all =
+            own.into_iter().chain(entries.iter().map(|e| (&e.name[..], e.ino, e.file_type.to_dirent())));
         let mut index = Vec::with_capacity(entries.len() + 2);
         let mut bests = Vec::new();
         let mut block = self.empty_data(magic);
@@ -115,7 +122,10 @@ impl Builder<'_> {
             }
             write_entry(&mut block, at, ino, name, ftype);
             let address = (bests.len() * self.block_len + at) / 8;
-            index.push(LeafEntry { hash: hash_name(name), address: u32::try_from(address).unwrap_or(u32::MAX) });
+            index.push(LeafEntry {
+                hash: hash_name(name),
+                address: u32::try_from(address).unwrap_or(u32::MAX),
+            });
             at += entry_len(name.len());
         }
         index.sort_unstable();
@@ -159,7 +169,14 @@ impl Builder<'_> {
     }
 
     /// A block of the index: `i` is its place there, `entries` are hashes with addresses or blocks.
-    fn push_index(&mut self, i: usize, magic: u16, entries: &[LeafEntry], (back, forw): (u64, u64), level: u16) {
+    fn push_index(
+        &mut self,
+        i: usize,
+        magic: u16,
+        entries: &[LeafEntry],
+        (back, forw): (u64, u64),
+        level: u16,
+    ) {
         let mut bytes = vec![0; self.block_len];
         write_da_header(self.sb, magic, self.ino, 0, &mut bytes);
         put_u32(&mut bytes, da::FORW, u32::try_from(forw).unwrap_or(u32::MAX));
@@ -222,7 +239,14 @@ impl Builder<'_> {
     }
 
     /// Distributes entries evenly over `count` blocks of the index from `first` on.
-    fn push_row(&mut self, entries: &[LeafEntry], count: usize, first: usize, magic: u16, level: u16) -> Vec<Child> {
+    fn push_row(
+        &mut self,
+        entries: &[LeafEntry],
+        count: usize,
+        first: usize,
+        magic: u16,
+        level: u16,
+    ) -> Vec<Child> {
         let mut row = Vec::with_capacity(count);
         let mut start = 0;
         for i in 0..count {

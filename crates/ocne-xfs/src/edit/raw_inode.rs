@@ -5,9 +5,9 @@ use crate::bytes::{array, put, put_u8, put_u16, put_u32, put_u64, u8_at, u32_at,
 use crate::crc;
 use crate::edit::{EditError, EditOptions};
 use crate::inode::{
-    AFORMAT, ANEXTENTS, ATIME, BIG_NEXTENTS, CHANGECOUNT, CORE_LEN, CRC, CRTIME, CTIME, FLAG2_BIGTIME, FLAG2_NREXT64,
-    FLAGS, FLAGS2, FORKOFF, FORMAT, ForkFormat, GEN, GID, INO, Inode, MAGIC, MODE, MTIME, NBLOCKS, NEXT_UNLINKED,
-    NEXTENTS, NLINK, PROJID_HI, PROJID_LO, SIZE, Timestamp, UID, UUID, VERSION,
+    AFORMAT, ANEXTENTS, ATIME, BIG_NEXTENTS, CHANGECOUNT, CORE_LEN, CRC, CRTIME, CTIME, FLAG2_BIGTIME,
+    FLAG2_NREXT64, FLAGS, FLAGS2, FORKOFF, FORMAT, ForkFormat, GEN, GID, INO, Inode, MAGIC, MODE, MTIME,
+    NBLOCKS, NEXT_UNLINKED, NEXTENTS, NLINK, PROJID_HI, PROJID_LO, SIZE, Timestamp, UID, UUID, VERSION,
 };
 use crate::superblock::Superblock;
 
@@ -50,7 +50,8 @@ pub(super) struct RawInode {
 impl RawInode {
     /// Parses it as it is now; its checksum is not the right one any more.
     pub(super) fn parse(&self, sb: &Superblock) -> Result<Inode, EditError> {
-        Inode::parse(sb, self.ino, &self.clone().finished()).map_err(|d| d.at(format_args!("inode {}", self.ino)).into())
+        Inode::parse(sb, self.ino, &self.clone().finished())
+            .map_err(|d| d.at(format_args!("inode {}", self.ino)).into())
     }
 
     fn has_flag2(&self, flag: u64) -> bool {
@@ -200,14 +201,16 @@ pub(super) fn fresh(
     put_u64(&mut b, CHANGECOUNT, 1);
     // the log's own, which stays
     put(&mut b, crate::inode::LSN, &array::<8>(old, crate::inode::LSN));
-    let flags2 = u64::from(sb.has_bigtime()) * FLAG2_BIGTIME | u64::from(sb.has_nrext64()) * FLAG2_NREXT64;
+    let flag = |is_set: bool, flag: u64| if is_set { flag } else { 0 };
+    let flags2 = flag(sb.has_bigtime(), FLAG2_BIGTIME) | flag(sb.has_nrext64(), FLAG2_NREXT64);
     put_u64(&mut b, FLAGS2, flags2);
     put_u64(&mut b, INO, ino);
     put(&mut b, UUID, &sb.meta_uuid);
     put_u8(&mut b, FORMAT, ForkFormat::Extents.to_byte());
     put_u8(&mut b, AFORMAT, ForkFormat::Extents.to_byte());
     if let Some(value) = &core.label {
-        let label = Xattr { namespace: AttrNamespace::Security, name: b"selinux".to_vec(), value: value.clone() };
+        let label =
+            Xattr { namespace: AttrNamespace::Security, name: b"selinux".to_vec(), value: value.clone() };
         let attrs = attr::short_bytes(&[label]).ok_or(EditError::TooLarge { what: "the SELinux label" })?;
         let literal = b.len() - CORE_LEN;
         let fork_offset = DEFAULT_FORK_OFFSET.min(literal.saturating_sub(attrs.len()) / 8);

@@ -6,8 +6,8 @@
 use ocne_disk::BlockDevice;
 
 use crate::btree::{
-    FreeRecord, InodeRecord, RefcountRecord, RmapKey, RmapRecord, ShortBlock, Tree, key_at, pointer_at, record_at,
-    short, write_short_header,
+    FreeRecord, InodeRecord, RefcountRecord, RmapKey, RmapRecord, ShortBlock, Tree, key_at, pointer_at,
+    record_at, short, write_short_header,
 };
 use crate::bytes::{put_u16, put_u32};
 use crate::cache::ByteRange;
@@ -336,7 +336,7 @@ impl<R: Record> GroupTree<R> {
         if self.leaves.len() == 1 || len(leaf) >= self.leaf_max / 2 {
             return;
         }
-        let left = pair(leaf, self.leaves.len(), |i| len(i));
+        let left = pair(leaf, self.leaves.len(), len);
         let right = self.leaves.remove(left + 1);
         let joined = &mut self.leaves[left].records;
         joined.extend(right.records);

@@ -89,10 +89,9 @@ impl<D: BlockDevice> Editor<'_, D> {
         put_u8(&mut record, data + 9, OP_UNMOUNT);
         put_u16(&mut record, data + 12, UNMOUNT_TYPE.swap_bytes());
         debug_assert!(blocks - headers <= headers * BLOCKS_PER_HEADER);
-        let log_start = self
-            .sb
-            .fsblock_offset_bytes(self.sb.log_start)
-            .ok_or_else(|| EditError::Inconsistent { what: "the log is outside the file system".to_owned() })?;
+        let log_start = self.sb.fsblock_offset_bytes(self.sb.log_start).ok_or_else(|| {
+            EditError::Inconsistent { what: "the log is outside the file system".to_owned() }
+        })?;
         for i in 0..blocks {
             let block = &mut record[i as usize * BASIC_BLOCK..(i as usize + 1) * BASIC_BLOCK];
             // past the end of the log the record goes on at its start, in the next cycle
