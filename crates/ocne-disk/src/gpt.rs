@@ -239,7 +239,7 @@ impl<'a> Disk<'a> {
     fn table(&self, sector: u64, lba: u64) -> Result<Table, Invalid> {
         let sectors = self.device.size_bytes() / sector;
         if lba >= sectors {
-            return Err(if lba == 1 {
+            return Err(if lba <= 1 {
                 Invalid::NoSignature
             } else {
                 wrong("its header is outside the disk")

@@ -24,7 +24,7 @@ struct Subject {
 
 /// Makes an image of random geometry with compressed, plain, zero and unallocated clusters in it.
 fn subject(random: &mut Random, dir: &Path, n: usize) -> Subject {
-    let cluster = 512_u64 << (if n % 3 == 0 { random.below(4) } else { random.below(13) });
+    let cluster = 512_u64 << (if n.is_multiple_of(3) { random.below(4) } else { random.below(13) });
     let largest = (cluster * cluster / 8).clamp(4 << 20, 16 << 20);
     let size = (1 + random.below(largest / 512)) * 512;
     let v2 = random.below(4) == 0;
@@ -64,7 +64,13 @@ fn subject(random: &mut Random, dir: &Path, n: usize) -> Subject {
         mix(random, &image, &mut model, cluster, v2);
     }
     fs_err::write(&raw, &model).unwrap();
-    Subject { image, raw, model, cluster, described: format!("image {n}: {size} bytes, {options}, made in way {how}") }
+    Subject {
+        image,
+        raw,
+        model,
+        cluster,
+        described: format!("image {n}: {size} bytes, {options}, made in way {how}"),
+    }
 }
 
 /// Plain writes, zeros and holes by QEMU in between.
@@ -73,7 +79,8 @@ fn mix(random: &mut Random, image: &Path, model: &mut [u8], cluster: u64, v2: bo
     for _ in 0..12 {
         let len = (1 + random.below(cluster * 3 / 512)) * 512;
         let at = random.below((model.len() as u64).saturating_sub(len) / 512) * 512;
-        let range = usize::try_from(at).unwrap()..usize::try_from((at + len).min(model.len() as u64)).unwrap();
+        let range =
+            usize::try_from(at).unwrap()..usize::try_from((at + len).min(model.len() as u64)).unwrap();
         let len = range.len();
         match random.below(3) {
             0 if !v2 => {
@@ -194,7 +201,11 @@ fn assert_growth(s: &Subject, before: &[u8], qcow2: &Qcow2, plan: &CommitPlan, c
     let blocks = plan.file_size_bytes.div_ceil(s.cluster).div_ceil(per_block);
     let table = 2 * (blocks * 8).div_ceil(s.cluster) + 2;
     let most = info.file_size_bytes + (clusters + blocks.min(clusters) + table) * s.cluster;
-    assert!(plan.file_size_bytes <= most, "{context}: {} bytes, expected at most {most}", plan.file_size_bytes);
+    assert!(
+        plan.file_size_bytes <= most,
+        "{context}: {} bytes, expected at most {most}",
+        plan.file_size_bytes
+    );
 }
 
 /// A plan that was stopped after any write, with the writes of the last phase in any order, leaves leaks at worst, and
@@ -238,9 +249,9 @@ fn a_commit_that_stops_half_way_leaves_a_consistent_image() {
                     let check = Command::new("qemu-img").args(["check", "-q", path(&cut)]).output().unwrap();
                     assert!(matches!(check.status.code(), Some(0 | 3)), "{context}: {check:?}");
                 }
-                let content = read_all(&now);
+                let found = read_all(&now);
                 let cluster = usize::try_from(s.cluster).unwrap();
-                for (i, c) in content.chunks(cluster).enumerate() {
+                for (i, c) in found.chunks(cluster).enumerate() {
                     let at = i * cluster..i * cluster + c.len();
                     assert!(*c == old[at.clone()] || *c == s.model[at], "{context}: cluster {i}");
                 }
@@ -263,9 +274,11 @@ fn releasing_compressed_ranges_that_end_at_a_cluster_is_exact() {
     // Clusters of 4 KiB whose compressed lengths are all over the place: many end at a cluster.
     let mut random = Random(7);
     let mut model = Vec::new();
-    for i in 0..2000 {
+    for i in 0..2000_u64 {
         let noise = usize::try_from(random.below(4096)).unwrap();
-        model.extend((0..4096).map(|b| if b < noise { random.next().to_le_bytes()[0] } else { (i % 251) as u8 }));
+        model.extend(
+            (0..4096).map(|b| if b < noise { random.next().to_le_bytes()[0] } else { i.to_le_bytes()[0] }),
+        );
     }
     fs_err::write(&raw, &model).unwrap();
     let (from, to) = (path(&raw), path(&image));

@@ -104,7 +104,7 @@ impl Qcow2 {
                 match mapping {
                     Mapping::Unallocated | Mapping::Zero { .. } => piece.fill(0),
                     Mapping::Plain { host_offset_bytes } => {
-                        self.read_file(host_offset_bytes + within, piece, at)?
+                        self.read_file(host_offset_bytes + within, piece, at)?;
                     }
                     Mapping::Compressed { offset_bytes, max_bytes } => {
                         let within = usize::try_from(within).unwrap_or(usize::MAX);
@@ -181,8 +181,7 @@ impl Qcow2 {
                 .collect();
             workers
                 .into_iter()
-                .map(|w| w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-                .collect()
+                .try_for_each(|w| w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         })
     }
 
@@ -198,23 +197,14 @@ impl Qcow2 {
                 continue;
             }
             let kept = lock(&self.clusters).get((p.offset_bytes, p.max_bytes));
-            let content = match kept {
-                Some(content) => content,
-                None => {
-                    let mut content = vec![0; cluster_bytes];
-                    self.unpack(
-                        &mut unpacker,
-                        p.offset_bytes,
-                        p.max_bytes,
-                        &mut content,
-                        p.guest_offset_bytes,
-                    )?;
-                    copy_pieces(&content, &mut p.pieces);
-                    lock(&self.clusters).put((p.offset_bytes, p.max_bytes), content);
-                    continue;
-                }
-            };
+            if let Some(content) = kept {
+                copy_pieces(&content, &mut p.pieces);
+                continue;
+            }
+            let mut content = vec![0; cluster_bytes];
+            self.unpack(&mut unpacker, p.offset_bytes, p.max_bytes, &mut content, p.guest_offset_bytes)?;
             copy_pieces(&content, &mut p.pieces);
+            lock(&self.clusters).put((p.offset_bytes, p.max_bytes), content);
         }
         Ok(())
     }

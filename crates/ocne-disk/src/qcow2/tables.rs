@@ -294,7 +294,7 @@ mod tests {
     fn counts_of_every_width_round_trip() {
         for order in 0..=6 {
             let mut block = vec![0; 64];
-            let n = 64 * 8 >> order;
+            let n = (64 * 8) >> order;
             let max = if order == 6 { u64::MAX } else { (1 << (1 << order)) - 1 };
             for i in 0..n {
                 set_count(&mut block, i, order, max - (i as u64 & max)).unwrap();

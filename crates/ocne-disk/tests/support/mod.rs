@@ -1,5 +1,6 @@
 //! What the tests of this crate share: QEMU's tools as oracle, and reproducible random content.
 
+#![expect(clippy::print_stderr, reason = "what is skipped and which seed is used has to be seen")]
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
 use std::path::Path;
