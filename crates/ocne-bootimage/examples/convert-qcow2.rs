@@ -1,4 +1,4 @@
-//! Converts a qcow2 boot image with fixed UUIDs: `convert-qcow2 IN OUT [--kernel-args TEXT] [--arch NAME] [--olvm]`.
+//! Converts a qcow2 boot image: `convert-qcow2 IN OUT [--kernel-args TEXT] [--arch NAME] [--olvm]`.
 //!
 //! A copy is changed in place; the record of the conversion goes to the standard output.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for trying out the library")]
@@ -7,7 +7,7 @@ use std::error::Error;
 use std::path::Path;
 use std::time::Instant;
 
-use ocne_bootimage::{Architecture, ConvertOptions, ImageKind, convert};
+use ocne_bootimage::{Architecture, ConvertOptions, ImageKind, Uuid, convert};
 use ocne_disk::{BlockWrite, Qcow2};
 use ocne_xfs::Timestamp;
 use serde_json::json;
@@ -25,6 +25,12 @@ fn main() {
     }
 }
 
+/// From the kernel.
+fn random_uuid() -> Result<[u8; 16], Box<dyn Error>> {
+    let text = fs_err::read_to_string("/proc/sys/kernel/random/uuid")?;
+    Ok(Uuid::parse(text.trim().as_bytes()).ok_or("no UUID")?.0)
+}
+
 fn run() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let (Some(input), Some(output)) = (arguments.next(), arguments.next()) else {
@@ -34,8 +40,8 @@ fn run() -> Result<(), Box<dyn Error>> {
         kind: ImageKind::Oci,
         ignition_provider: ImageKind::Oci.default_ignition_provider().to_owned(),
         kernel_args: None,
-        boot_uuid: [0xb0; 16],
-        root_uuid: [0x40; 16],
+        boot_uuid: random_uuid()?,
+        root_uuid: random_uuid()?,
         now: Timestamp { seconds: 1_800_000_000, nanoseconds: 0 },
         seed: 1,
         architecture: None,
@@ -50,7 +56,7 @@ fn run() -> Result<(), Box<dyn Error>> {
             }
             "--olvm" => {
                 options.kind = ImageKind::Olvm;
-                options.ignition_provider = ImageKind::Olvm.default_ignition_provider().to_owned();
+                ImageKind::Olvm.default_ignition_provider().clone_into(&mut options.ignition_provider);
             }
             other => return Err(format!("unknown argument `{other}`").into()),
         }

@@ -18,6 +18,7 @@ use crate::finding::{Finding, Severity};
 use crate::fstab::{MountUuid, with_new_uuids};
 use crate::kernel_args::{check_appended, check_platform};
 use crate::kind::ImageKind;
+use crate::loader_entry::LoaderEntry;
 use crate::preflight::{self, BootFacts, FilesystemFacts, FstabFacts};
 use crate::report::{EntryChange, FileChange, FilesystemChange};
 use crate::sysroot::{Deployment, MAX_TEXT_BYTES, Sysroot};
@@ -176,7 +177,7 @@ fn start<'v, 'a>(
     events: &dyn Fn(ConvertEvent),
 ) -> Result<Editor<'v, Part<'a>>, ConvertError> {
     events(ConvertEvent::Checking { filesystem: label });
-    let editor = Editor::new(volume, options).map_err(ConvertError::edit(label, "edit anything"))?;
+    let editor = Editor::new(volume, options).map_err(ConvertError::edit(label, "edit files"))?;
     let superblock = volume.superblock();
     let inodes = superblock.inode_count.saturating_sub(superblock.free_inode_count);
     events(ConvertEvent::Checked { filesystem: label, inodes });
@@ -249,12 +250,11 @@ impl Run<'_> {
                 );
                 self.findings.push(Finding::warning("added-platform", message, None));
             }
-            let text = |entry: &crate::loader_entry::LoaderEntry| {
-                String::from_utf8_lossy(&entry.options()).into_owned()
-            };
+            let text = |entry: &LoaderEntry| String::from_utf8_lossy(&entry.options()).into_owned();
             let (options_before, options_after) = (text(&file.entry), text(&rewritten.entry));
             self.entries.push(EntryChange { path: file.path.clone(), options_before, options_after });
-            files.rewrite(&file.path, file.dir_ino, &file.name, file.ino, rewritten.entry.text())?;
+            let place = (file.dir_ino, file.name.as_slice(), file.ino);
+            files.rewrite(&file.path, place, file.entry.text(), rewritten.entry.text())?;
         }
         self.finish(files, self.options.boot_uuid, events)
     }
@@ -284,7 +284,8 @@ impl Run<'_> {
                 Some(inode) => {
                     let text = files.read(&path, &inode, MAX_TEXT_BYTES)?;
                     let dir_ino = files.directory(deployment, "etc")?;
-                    files.rewrite(&path, dir_ino, b"fstab", inode.ino, &with_new_uuids(&text, &mounts))?;
+                    let place = (dir_ino, &b"fstab"[..], inode.ino);
+                    files.rewrite(&path, place, &text, &with_new_uuids(&text, &mounts))?;
                 }
                 None if deployment.booted_by.is_empty() => {}
                 None => return Err(ConvertError::MissingFile { path }),

@@ -9,6 +9,7 @@ use ocne_disk::{BlockDevice, DeviceError, ReadRequest, Slice};
 use ocne_xfs::Volume;
 
 use crate::error::ConvertError;
+use crate::read_ahead::ReadAhead;
 
 /// A part of the image's disk.
 pub type Part<'a> = Slice<&'a dyn BlockDevice>;
@@ -40,7 +41,7 @@ pub struct Disk<'a> {
     /// XFS with the label `root`.
     pub root: Located<Volume<Part<'a>>>,
     /// The EFI system partition, if there is one.
-    pub efi: Option<Located<Fat<Part<'a>>>>,
+    pub efi: Option<Located<Fat<ReadAhead<Part<'a>>>>>,
 }
 
 /// What the first bytes of a partition say.
@@ -131,10 +132,10 @@ fn describe((partition, content): &(&Partition, &Content)) -> String {
 fn find_efi<'a>(
     device: &'a dyn BlockDevice,
     found: &[(&Partition, &Content)],
-) -> Option<Located<Fat<Part<'a>>>> {
+) -> Option<Located<Fat<ReadAhead<Part<'a>>>>> {
     found.iter().filter(|(_, c)| matches!(c, Content::MaybeFat)).find_map(|(partition, _)| {
         let part = Slice::new(device, partition.start_bytes, partition.size_bytes).ok()?;
-        let filesystem = Fat::open(part).ok()?;
+        let filesystem = Fat::open(ReadAhead::new(part)).ok()?;
         let has_efi = filesystem.exists("EFI").ok()?;
         has_efi.then(|| Located { partition: (*partition).clone(), filesystem })
     })

@@ -11,7 +11,7 @@ use crate::error::ConvertError;
 use crate::loader_entry::{LoaderEntry, PLATFORM_ARGUMENT};
 use crate::network_files::AddedFile;
 use crate::report::{ChangeKind, FileChange, FilesystemChange};
-use crate::sysroot::Deployment;
+use crate::sysroot::{Deployment, MAX_TEXT_BYTES};
 use crate::tree;
 
 /// A directory that is made for added files.
@@ -94,24 +94,23 @@ impl<'a, D: BlockDevice> FileEditor<'a, D> {
     pub fn rewrite(
         &mut self,
         path: &str,
-        dir_ino: u64,
-        name: &[u8],
-        ino: u64,
-        content: &[u8],
+        (dir_ino, name, ino): (u64, &[u8], u64),
+        old: &[u8],
+        new: &[u8],
     ) -> Result<(), ConvertError> {
-        let reading = || ConvertError::read(self.filesystem, format!("read `{path}`"));
-        let inode = self.volume.inode(ino).map_err(reading())?;
-        if self.volume.read_file(ino, inode.size_bytes).map_err(reading())? == content {
+        if old == new {
             return Ok(());
         }
+        let reading = || ConvertError::read(self.filesystem, format!("read `{path}`"));
+        let inode = self.volume.inode(ino).map_err(reading())?;
         let failed = || ConvertError::edit(self.filesystem, format!("change `{path}`"));
         if inode.nlink == 1 {
-            self.editor.replace_file(ino, content).map_err(failed())?;
+            self.editor.replace_file(ino, new).map_err(failed())?;
         } else {
             let label = selinux_label(self.volume, ino).map_err(reading())?;
-            let new = NewInode { mode: inode.mode & 0o7777, uid: inode.uid, gid: inode.gid, label };
+            let copy = NewInode { mode: inode.mode & 0o7777, uid: inode.uid, gid: inode.gid, label };
             self.editor.unlink(dir_ino, name).map_err(failed())?;
-            self.editor.create_file(dir_ino, name, content, &new).map_err(failed())?;
+            self.editor.create_file(dir_ino, name, new, &copy).map_err(failed())?;
         }
         self.record(path, ChangeKind::Modified, inode.mode);
         Ok(())
@@ -160,7 +159,8 @@ impl<'a, D: BlockDevice> FileEditor<'a, D> {
             let as_wanted =
                 inode.mode & 0o7777 == file.mode && (inode.uid, inode.gid, inode.nlink) == (0, 0, 1);
             if inode.file_type() == FileType::Regular && as_wanted {
-                return self.rewrite(&path, dir_ino, name.as_bytes(), inode.ino, file.content);
+                let old = self.read(&path, inode, MAX_TEXT_BYTES)?;
+                return self.rewrite(&path, (dir_ino, name.as_bytes(), inode.ino), &old, file.content);
             }
             let replaced = self.editor.unlink(dir_ino, name.as_bytes());
             replaced.map_err(ConvertError::edit(self.filesystem, format!("replace `{path}`")))?;

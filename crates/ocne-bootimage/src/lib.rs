@@ -18,6 +18,7 @@ pub mod loader_entry;
 pub mod network_files;
 pub mod os_release;
 pub mod preflight;
+mod read_ahead;
 mod report;
 mod sysroot;
 mod tree;
