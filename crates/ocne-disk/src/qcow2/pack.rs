@@ -11,10 +11,10 @@ use super::tables::{COPIED, Geometry, set_count};
 const BUFFER_BYTES: usize = 1 << 20;
 const REFCOUNT_ORDER: u32 = 4;
 
-/// One cluster, or several of zeros, on its way from a worker to the packer.
+/// One cluster on its way from a worker to the packer.
 #[derive(Debug)]
 pub(super) enum Unit {
-    Zeros { clusters: u64 },
+    Zeros,
     Compressed(Vec<u8>),
     Plain(Vec<u8>),
 }
@@ -25,8 +25,6 @@ pub(super) struct Packer<'a> {
     geometry: Geometry,
     compression: Compression,
     virtual_size_bytes: u64,
-    /// Guest cluster that comes next.
-    guest: u64,
     /// L2 tables that have entries, ascending.
     tables: Vec<(u64, Vec<u64>)>,
     /// Reference count of each host cluster.
@@ -62,7 +60,6 @@ impl<'a> Packer<'a> {
             geometry,
             compression: options.compression,
             virtual_size_bytes,
-            guest: 0,
             tables: Vec::new(),
             counts: vec![1],
             tail: None,
@@ -72,26 +69,22 @@ impl<'a> Packer<'a> {
         })
     }
 
-    pub fn add(&mut self, unit: Unit) -> Result<(), Qcow2Error> {
+    /// Takes a guest cluster; their numbers go up. Those that are left out are zeros.
+    pub fn add(&mut self, guest: u64, unit: Unit) -> Result<(), Qcow2Error> {
         match unit {
-            Unit::Zeros { clusters } => {
-                self.summary.zero_clusters += clusters;
-                self.guest += clusters;
-                return Ok(());
-            }
+            Unit::Zeros => {}
             Unit::Plain(content) => {
                 self.summary.plain_clusters += 1;
                 let at = self.append(&content)?;
-                self.map(at | COPIED);
+                self.map(guest, at | COPIED);
             }
             Unit::Compressed(packed) => {
                 self.summary.compressed_clusters += 1;
                 let at = self.place(packed.len() as u64);
                 self.write(at, &packed)?;
-                self.map(self.geometry.compressed_entry(at, packed.len() as u64));
+                self.map(guest, self.geometry.compressed_entry(at, packed.len() as u64));
             }
         }
-        self.guest += 1;
         Ok(())
     }
 
@@ -125,9 +118,9 @@ impl<'a> Packer<'a> {
         Ok(at)
     }
 
-    fn map(&mut self, entry: u64) {
+    fn map(&mut self, guest: u64, entry: u64) {
         let entries = self.geometry.l2_entries();
-        let (l1, l2) = (self.guest / entries, self.guest % entries);
+        let (l1, l2) = (guest / entries, guest % entries);
         if self.tables.last().is_none_or(|(last, _)| *last != l1) {
             self.tables.push((l1, vec![0; usize::try_from(entries).unwrap_or(0)]));
         }
@@ -202,6 +195,9 @@ impl<'a> Packer<'a> {
             refcount_order: g.refcount_order,
         };
         let io = |source| Qcow2Error::Io { what: "write the header of the new image", source };
+        let clusters = self.virtual_size_bytes.div_ceil(g.cluster_bytes());
+        self.summary.zero_clusters =
+            clusters - self.summary.compressed_clusters - self.summary.plain_clusters;
         // The last table may end before its cluster does.
         self.summary.file_size_bytes = (self.counts.len() as u64) << g.cluster_bits;
         self.file.file().set_len(self.summary.file_size_bytes).map_err(io)?;
