@@ -16,8 +16,16 @@ pub(crate) const MANIFEST_MAX_BYTES: u64 = 4 << 20;
 /// More layers than any registry takes.
 const LAYERS_MAX: usize = 4096;
 
+/// What layers are called: a tar file, plain or compressed. Which of them it is, its first bytes say.
+const LAYER_TYPES: [&str; 3] = [
+    "application/vnd.oci.image.layer.v1.tar",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar",
+    "application/vnd.docker.image.rootfs.diff.tar",
+];
+
 /// Why a manifest, an index or a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ManifestError {
     /// It is not the JSON that it has to be.
     #[error("it is malformed: {0}")]
@@ -26,6 +34,22 @@ pub enum ManifestError {
     #[error("`{media_type}` is not supported")]
     Unsupported {
         /// What it is.
+        media_type: String,
+    },
+    /// It came as something else than it says it is: another program may read it as another image.
+    #[error("it came as `{outer}`, and says of itself that it is `{inner}`")]
+    MediaTypes {
+        /// The media type that it came with.
+        outer: String,
+        /// The media type in it.
+        inner: String,
+    },
+    /// A layer of a kind that cannot be unpacked, such as an encrypted one.
+    #[error("layer {digest} is of the unsupported type `{media_type}`")]
+    LayerType {
+        /// The layer.
+        digest: Digest,
+        /// Its media type.
         media_type: String,
     },
     /// There is nothing in it.
@@ -104,8 +128,17 @@ impl Descriptor {
 fn is_index(media_type: &str) -> bool {
     matches!(
         media_type,
-        "application/vnd.oci.image.index.v1+json" | "application/vnd.docker.distribution.manifest.list.v2+json"
+        "application/vnd.oci.image.index.v1+json"
+            | "application/vnd.docker.distribution.manifest.list.v2+json"
     )
+}
+
+fn is_layer(media_type: &str) -> bool {
+    LAYER_TYPES.iter().any(|base| {
+        media_type
+            .strip_prefix(base)
+            .is_some_and(|rest| matches!(rest, "" | "+gzip" | ".gzip" | "+zstd" | ".zstd"))
+    })
 }
 
 fn is_image(media_type: &str) -> bool {
@@ -146,10 +179,19 @@ struct Outline {
 }
 
 impl Document {
-    /// Reads a manifest or an index. `media_type` is what it came with; what it says of itself counts more.
+    /// Reads a manifest or an index. `media_type` is what it came with, as far as that was said; simple file
+    /// servers say `text/plain` of all that they have.
     pub fn parse(bytes: &[u8], media_type: Option<&str>) -> Result<Self, ManifestError> {
         let outline: Outline = serde_json::from_slice(bytes)?;
-        let media_type = outline.media_type.as_deref().or(media_type).unwrap_or_default().to_owned();
+        let outer = media_type
+            .map(|m| m.split(';').next().unwrap_or_default().trim())
+            .filter(|m| is_index(m) || is_image(m));
+        if let (Some(outer), Some(inner)) = (outer, &outline.media_type)
+            && outer != inner
+        {
+            return Err(ManifestError::MediaTypes { outer: outer.to_owned(), inner: inner.clone() });
+        }
+        let media_type = outline.media_type.as_deref().or(outer).unwrap_or_default().to_owned();
         if outline.schema_version != 2 {
             let media_type = format!("manifest schema {}", outline.schema_version);
             return Err(ManifestError::Unsupported { media_type });
@@ -159,6 +201,10 @@ impl Document {
             (Some(all), false) if !is_image(&media_type) => Ok(Self::Index(all)),
             (None, true) if !is_index(&media_type) => {
                 let manifest: ImageManifest = serde_json::from_slice(bytes)?;
+                if let Some(l) = manifest.layers.iter().find(|l| !is_layer(&l.media_type)) {
+                    let media_type = l.media_type.clone();
+                    return Err(ManifestError::LayerType { digest: l.digest, media_type });
+                }
                 match manifest.layers.len() {
                     0 => Err(ManifestError::NoLayers),
                     1..=LAYERS_MAX => Ok(Self::Image(manifest)),
@@ -170,7 +216,7 @@ impl Document {
     }
 }
 
-/// The configuration of an image.
+/// The configuration of an image. Artifacts that hold nothing to run have an empty one.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(crate) struct ImageConfig {
     #[serde(default)]
@@ -179,11 +225,12 @@ pub(crate) struct ImageConfig {
     pub architecture: String,
     #[serde(default)]
     pub variant: Option<String>,
+    #[serde(default)]
     pub rootfs: RootFs,
 }
 
 /// What the layers are, uncompressed.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub(crate) struct RootFs {
     #[serde(default)]
     pub diff_ids: Vec<Digest>,
@@ -195,9 +242,10 @@ impl ImageConfig {
         Ok(serde_json::from_slice(bytes)?)
     }
 
-    /// Whether the image says that it is for the platform.
+    /// Whether the image is for the platform; one that does not say what it is for is for any.
     pub fn is_for(&self, platform: &Platform) -> bool {
-        platform.accepts(&self.os, &self.architecture, self.variant.as_deref())
+        let os = if self.os.is_empty() { &platform.os } else { &self.os };
+        self.architecture.is_empty() || platform.accepts(os, &self.architecture, self.variant.as_deref())
     }
 }
 
@@ -223,7 +271,7 @@ mod tests {
     #[test]
     fn tells_images_from_indexes_with_and_without_a_media_type() {
         let image = format!(
-            r#"{{"schemaVersion":2,"config":{{"digest":"{}","size":1}},"layers":[{{"digest":"{}","size":2}}]}}"#,
+            r#"{{"schemaVersion":2,"config":{{"digest":"{}","size":1}},"layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar+zstd","digest":"{}","size":2}}]}}"#,
             digest(1),
             digest(2)
         );
@@ -233,11 +281,15 @@ mod tests {
             r#"{{"schemaVersion":2,"manifests":[{{"digest":"{}","size":1,"platform":{{"os":"linux","architecture":"arm64","variant":"v8"}}}}]}}"#,
             digest(3)
         );
-        let Ok(Document::Index(all)) = Document::parse(index.as_bytes(), None) else { panic!("not an index") };
+        let Ok(Document::Index(all)) = Document::parse(index.as_bytes(), None) else {
+            panic!("not an index")
+        };
         assert!(all[0].is_for(&Platform::linux("arm64")) && !all[0].is_for(&Platform::linux("amd64")));
         assert_eq!(all[0].describe_platform(), "linux/arm64/v8");
         // what one is served as and what it is have to go together
-        assert!(Document::parse(index.as_bytes(), Some("application/vnd.oci.image.manifest.v1+json")).is_err());
+        assert!(
+            Document::parse(index.as_bytes(), Some("application/vnd.oci.image.manifest.v1+json")).is_err()
+        );
         assert!(Document::parse(image.as_bytes(), Some("application/vnd.oci.image.index.v1+json")).is_err());
     }
 
@@ -248,10 +300,19 @@ mod tests {
             digest(1)
         );
         assert!(matches!(Document::parse(both.as_bytes(), None), Err(ManifestError::Unsupported { .. })));
-        assert!(matches!(Document::parse(br#"{"schemaVersion":1}"#, None), Err(ManifestError::Unsupported { .. })));
-        let empty = format!(r#"{{"schemaVersion":2,"config":{{"digest":"{}","size":1}},"layers":[]}}"#, digest(1));
+        assert!(matches!(
+            Document::parse(br#"{"schemaVersion":1}"#, None),
+            Err(ManifestError::Unsupported { .. })
+        ));
+        let empty =
+            format!(r#"{{"schemaVersion":2,"config":{{"digest":"{}","size":1}},"layers":[]}}"#, digest(1));
         assert!(matches!(Document::parse(empty.as_bytes(), None), Err(ManifestError::NoLayers)));
         assert!(matches!(Document::parse(b"[", None), Err(ManifestError::Json(_))));
+        let encrypted = format!(
+            r#"{{"schemaVersion":2,"config":{{"digest":"{0}","size":1}},"layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip+encrypted","digest":"{0}","size":2}}]}}"#,
+            digest(1)
+        );
+        assert!(matches!(Document::parse(encrypted.as_bytes(), None), Err(ManifestError::LayerType { .. })));
         let md5 = r#"{"schemaVersion":2,"config":{"digest":"md5:00","size":1},"layers":[]}"#;
         assert!(matches!(Document::parse(md5.as_bytes(), None), Err(ManifestError::Json(_))));
     }
