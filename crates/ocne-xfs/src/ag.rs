@@ -49,7 +49,6 @@ pub(crate) mod agi {
     pub(crate) const LEVEL: usize = 24;
     pub(crate) const FREECOUNT: usize = 28;
     pub(crate) const NEWINO: usize = 32;
-    pub(crate) const DIRINO: usize = 36;
     pub(crate) const UNLINKED: usize = 40;
     pub(crate) const UUID: usize = 296;
     pub(crate) const CRC: usize = 312;

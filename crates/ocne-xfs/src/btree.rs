@@ -135,7 +135,6 @@ impl Tree {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ShortBlock<'a> {
     pub tree: Tree,
-    pub level: u16,
     pub count: usize,
     pub left: u32,
     pub right: u32,
@@ -183,7 +182,7 @@ impl<'a> ShortBlock<'a> {
             return damage!("{count} entries of at most {max}");
         }
         let (left, right) = (u32_at(bytes, short::LEFT), u32_at(bytes, short::RIGHT));
-        Ok(Self { tree, level: found_level, count, left, right, bytes })
+        Ok(Self { tree, count, left, right, bytes })
     }
 
     /// The bytes of record `i` of a leaf.
@@ -258,12 +257,13 @@ impl FreeRecord {
     pub(crate) fn parse(b: &[u8]) -> Self {
         Self { start: u32_at(b, 0), count: u32_at(b, 4) }
     }
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "as the other records")]
     pub(crate) fn write(&self, b: &mut [u8]) {
         put_u32(b, 0, self.start);
         put_u32(b, 4, self.count);
     }
     /// Block after the last, in 64 bits so that it cannot overflow.
-    pub(crate) fn end(&self) -> u64 {
+    pub(crate) fn end(self) -> u64 {
         u64::from(self.start) + u64::from(self.count)
     }
 }
@@ -341,7 +341,6 @@ impl RefcountRecord {
 /// Owners of a reverse mapping that are not inodes (`XFS_RMAP_OWN_*`: negative numbers).
 pub(crate) mod owner {
     pub(crate) const NULL: u64 = u64::MAX;
-    pub(crate) const UNKNOWN: u64 = u64::MAX - 1;
     /// AG headers.
     pub(crate) const FS: u64 = u64::MAX - 2;
     pub(crate) const LOG: u64 = u64::MAX - 3;
@@ -411,17 +410,11 @@ impl RmapKey {
     pub(crate) fn parse(b: &[u8]) -> Self {
         Self { start: u32_at(b, 0), owner: u64_at(b, 4), offset: u64_at(b, 12) & !RMAP_UNWRITTEN }
     }
-    pub(crate) fn write(&self, b: &mut [u8]) {
-        put_u32(b, 0, self.start);
-        put_u64(b, 4, self.owner);
-        put_u64(b, 12, self.offset);
-    }
 }
 
 /// A block of a file's block map btree whose header was verified.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LongBlock<'a> {
-    pub level: u16,
     pub count: usize,
     pub left: u64,
     pub right: u64,
@@ -464,7 +457,7 @@ impl<'a> LongBlock<'a> {
             return damage!("{count} entries of at most {max}");
         }
         let (left, right) = (u64_at(bytes, long::LEFT), u64_at(bytes, long::RIGHT));
-        Ok(Self { level: found_level, count, left, right, bytes })
+        Ok(Self { count, left, right, bytes })
     }
 
     /// The bytes of record `i` of a leaf: see `inode::Extent`.

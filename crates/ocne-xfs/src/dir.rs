@@ -322,7 +322,7 @@ impl LeafEntry {
     pub(crate) fn parse(b: &[u8], at: usize) -> Self {
         Self { hash: u32_at(b, at), address: u32_at(b, at + 4) }
     }
-    pub(crate) fn write(&self, b: &mut [u8], at: usize) {
+    pub(crate) fn write(self, b: &mut [u8], at: usize) {
         put_u32(b, at, self.hash);
         put_u32(b, at + 4, self.address);
     }
@@ -487,5 +487,44 @@ impl FreeIndex {
             return damage!("{used} of {valid} entries used in {} bytes", block.len());
         }
         Ok(Self { first, used, bests: (0..valid).map(|i| u16_at(block, data::LEN + 2 * i)).collect() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashes_of_names() {
+        // `.` and `..` as every directory in block form has them
+        assert_eq!(hash_name(b"."), 0x2E);
+        assert_eq!(hash_name(b".."), 0x172E);
+        assert_eq!(hash_name(b"abcd"), 0x61 << 21 ^ 0x62 << 14 ^ 0x63 << 7 ^ 0x64);
+        assert_eq!(hash_name(b"abcde"), hash_name(b"abcd").rotate_left(7) ^ 0x65);
+    }
+
+    #[test]
+    fn short_directories_are_written_as_read() {
+        for ino in [131, 1 << 40] {
+            let entries = vec![ShortEntry { offset: 0x60, name: b"name".to_vec(), ftype: 1, ino }];
+            let dir = ShortDir { parent: 128, wide: ino > 1 << 32, entries };
+            let bytes = dir.to_bytes();
+            assert_eq!(bytes.len(), dir.len());
+            assert_eq!(ShortDir::parse(&bytes), Ok(dir));
+            assert!(ShortDir::parse(&bytes[..bytes.len() - 1]).is_err());
+        }
+    }
+
+    #[test]
+    fn data_blocks_are_covered() {
+        let mut block = vec![0; 1024];
+        put_u32(&mut block, 0, data::MAGIC_DATA);
+        write_entry(&mut block, 64, 131, b"name", 1);
+        write_free(&mut block, 80, 1024 - 80);
+        let items = parse_data(&block).unwrap();
+        assert_eq!(items[0], DataItem::Entry { offset: 64, ino: 131, name: b"name", ftype: 1 });
+        assert_eq!(items[1], DataItem::Free { offset: 80, len: 944 });
+        put_u16(&mut block, 82, 936);
+        assert!(parse_data(&block).is_err());
     }
 }

@@ -44,7 +44,6 @@ pub(crate) const UUID: usize = 160;
 pub(crate) const CORE_LEN: usize = 176;
 
 pub(crate) const FLAG_REALTIME: u16 = 1;
-pub(crate) const FLAG_IMMUTABLE: u16 = 1 << 3;
 pub(crate) const FLAG_EXTSIZE: u16 = 1 << 11;
 pub(crate) const FLAG2_DAX: u64 = 1;
 pub(crate) const FLAG2_REFLINK: u64 = 2;
@@ -417,5 +416,41 @@ pub(crate) fn parse_extent_list(fork: &[u8], count: u64) -> Result<Vec<Extent>, 
     match usize::try_from(count) {
         Ok(n) if n <= max => Ok(fork.chunks_exact(EXTENT_LEN).take(n).map(Extent::parse).collect()),
         _ => damage!("{count} extents in a fork that has room for {max}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_stored_in_both_forms() {
+        for seconds in [0, 1_700_000_000, -1, i64::from(i32::MIN), i64::from(i32::MAX)] {
+            let t = Timestamp { seconds, nanoseconds: 999_999_999 };
+            for bigtime in [false, true] {
+                assert_eq!(t.to_raw(bigtime).map(|raw| Timestamp::parse(raw, bigtime)), Some(t));
+            }
+        }
+        let late = Timestamp { seconds: 1 << 32, nanoseconds: 5 };
+        assert_eq!(late.to_raw(false), None);
+        assert_eq!(late.to_raw(true).map(|raw| Timestamp::parse(raw, true)), Some(late));
+        assert_eq!(Timestamp { seconds: i64::MAX, nanoseconds: 0 }.to_raw(true), None);
+    }
+
+    #[test]
+    fn extents_are_packed() {
+        for e in [
+            Extent { file_block: 0, fsblock: 1, count: 1, unwritten: false },
+            Extent {
+                file_block: (1 << 54) - 1,
+                fsblock: (1 << 52) - 1,
+                count: Extent::MAX_COUNT,
+                unwritten: true,
+            },
+        ] {
+            let mut b = [0; EXTENT_LEN];
+            e.write(&mut b);
+            assert_eq!(Extent::parse(&b), e);
+        }
     }
 }

@@ -1,4 +1,5 @@
 //! Read, verify and edit XFS v5 file systems offline, without mounting them.
+#![expect(clippy::similar_names, reason = "`agno`, `agbno` and `agino` are the names of the format")]
 
 mod ag;
 mod attr;

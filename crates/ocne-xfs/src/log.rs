@@ -20,7 +20,6 @@ pub(crate) mod header {
     pub(crate) const LEN: usize = 12;
     pub(crate) const LSN: usize = 16;
     pub(crate) const TAIL_LSN: usize = 24;
-    pub(crate) const CRC: usize = 32;
     pub(crate) const PREV_BLOCK: usize = 36;
     pub(crate) const NUM_LOGOPS: usize = 40;
     pub(crate) const CYCLE_DATA: usize = 44;
@@ -91,7 +90,7 @@ pub(crate) fn parse_unmount(
     let data_blocks = len.div_ceil(512);
     let total = u64::from(headers) + u64::from(data_blocks);
     let end = (u64::from(block) + total) % u64::from(size_blocks.max(1));
-    if len == 0 || total as usize * BASIC_BLOCK > MAX_RECORD_BYTES || end != u64::from(head_block) {
+    if len == 0 || total > (MAX_RECORD_BYTES / BASIC_BLOCK) as u64 || end != u64::from(head_block) {
         return damage!(
             "the record at block {block} has {total} blocks and does not end at the head, {head_block}"
         );

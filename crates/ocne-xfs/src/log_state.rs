@@ -36,7 +36,7 @@ impl<D: BlockDevice> Volume<D> {
         let (mut low, mut high) = (0, size);
         while high - low > 1 {
             let step = (high - low).div_ceil(PROBES).max(1);
-            let probes: Vec<u64> = (1..).map(|i| low + i * step).take_while(|&b| b < high).collect();
+            let probes: Vec<u64> = (1..=PROBES).map(|i| low + i * step).filter(|&b| b < high).collect();
             if probes.is_empty() {
                 break;
             }
@@ -71,7 +71,8 @@ impl<D: BlockDevice> Volume<D> {
         // the last record starts at the last header before the head
         let window = &read[0];
         let last_header = |bytes: &[u8]| {
-            let mut headers = bytes.chunks_exact(BASIC_BLOCK).map(|b| crate::bytes::u32_at(b, 0) == log::MAGIC);
+            let mut headers =
+                bytes.chunks_exact(BASIC_BLOCK).map(|b| crate::bytes::u32_at(b, 0) == log::MAGIC);
             headers.rposition(|is_header| is_header)
         };
         let (block, record) = match last_header(window) {

@@ -309,7 +309,7 @@ impl<D: BlockDevice> Volume<D> {
             }
             out.extend_from_slice(content);
         }
-        if out.len() != len { damage!("{} of {len} bytes are mapped", out.len()) } else { Ok(out) }
+        if out.len() == len { Ok(out) } else { damage!("{} of {len} bytes are mapped", out.len()) }
     }
 
     /// The extended attributes of an inode.

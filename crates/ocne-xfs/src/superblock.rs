@@ -32,24 +32,14 @@ pub(crate) const INCOMPAT_NREXT64: u32 = 32;
 
 /// `versionnum` bits.
 pub(crate) const VERSION_ATTR: u16 = 0x10;
-pub(crate) const VERSION_NLINK: u16 = 0x20;
 pub(crate) const VERSION_QUOTA: u16 = 0x40;
 pub(crate) const VERSION_ALIGN: u16 = 0x80;
 pub(crate) const VERSION_DALIGN: u16 = 0x100;
-pub(crate) const VERSION_LOGV2: u16 = 0x400;
-pub(crate) const VERSION_SECTOR: u16 = 0x800;
-pub(crate) const VERSION_EXTFLG: u16 = 0x1000;
-pub(crate) const VERSION_DIRV2: u16 = 0x2000;
 /// ASCII-only case-insensitive names.
 pub(crate) const VERSION_BORG: u16 = 0x4000;
-pub(crate) const VERSION_MOREBITS: u16 = 0x8000;
 
 /// `features2` bits.
-pub(crate) const FEATURES2_LAZYSBCOUNT: u32 = 0x2;
 pub(crate) const FEATURES2_ATTR2: u32 = 0x8;
-pub(crate) const FEATURES2_PROJID32: u32 = 0x80;
-pub(crate) const FEATURES2_CRC: u32 = 0x100;
-pub(crate) const FEATURES2_FTYPE: u32 = 0x200;
 
 /// What this crate knows.
 const RO_COMPAT_KNOWN: u32 = RO_COMPAT_FINOBT | RO_COMPAT_RMAPBT | RO_COMPAT_REFLINK | RO_COMPAT_INOBTCNT;

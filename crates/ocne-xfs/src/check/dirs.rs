@@ -226,10 +226,10 @@ impl DirCheck {
                 *w = best;
             }
         }
-        if wanted != bests {
-            damage!("lengths of free space in the leaf differ from the data blocks'")
-        } else {
+        if wanted == bests {
             Ok(())
+        } else {
+            damage!("lengths of free space in the leaf differ from the data blocks'")
         }
     }
 
@@ -294,5 +294,5 @@ fn verify_order(entries: &[LeafEntry], stale: usize) -> Result<(), Damage> {
         return damage!("hashes are out of order");
     }
     let found = entries.iter().filter(|e| e.address == 0).count();
-    if found != stale { damage!("{stale} stale entries counted, {found} found") } else { Ok(()) }
+    if found == stale { Ok(()) } else { damage!("{stale} stale entries counted, {found} found") }
 }

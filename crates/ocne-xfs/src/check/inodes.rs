@@ -501,7 +501,9 @@ fn verify_formats(sb: &Superblock, i: &Inode) -> Result<(), Damage> {
         FileType::Directory => match i.format {
             Local => i.extent_count == 0,
             Extents | Btree => {
-                i.size_bytes > 0 && i.size_bytes % dir_block == 0 && i.size_bytes <= dir::LEAF_OFFSET_BYTES
+                i.size_bytes > 0
+                    && i.size_bytes.is_multiple_of(dir_block)
+                    && i.size_bytes <= dir::LEAF_OFFSET_BYTES
             }
             Device => false,
         },

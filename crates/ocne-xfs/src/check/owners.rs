@@ -189,3 +189,45 @@ fn compare_rmaps(tree: Vec<RmapRecord>, found: Vec<RmapRecord>, wrong: &mut Vec<
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner(start: u32, count: u32, owner: u64, offset: u64) -> RmapRecord {
+        RmapRecord { start, count, owner, offset }
+    }
+
+    #[test]
+    fn gaps_overlaps_and_shares() {
+        let mut wrong = Vec::new();
+        let owners = [
+            owner(0, 4, owner::FS, 0),
+            owner(4, 10, 131, SHAREABLE),
+            owner(6, 4, 132, SHAREABLE),
+            owner(8, 6, 133, SHAREABLE),
+            owner(14, 2, owner::NULL, 0),
+        ];
+        let shared = sweep(&owners, 16, false, &mut wrong);
+        let record = |start, count, refs| RefcountRecord { start, count, refs };
+        assert_eq!(shared, [record(6, 2, 2), record(8, 2, 3), record(10, 4, 2)]);
+        assert_eq!(wrong, [""; 0]);
+        sweep(&owners, 20, false, &mut wrong);
+        assert_eq!(wrong, ["4 blocks at 16 belong to nothing"]);
+        wrong.clear();
+        sweep(&[owner(0, 4, owner::FS, 0), owner(3, 5, 131, SHAREABLE)], 8, false, &mut wrong);
+        assert_eq!(wrong, ["5 blocks at 3 belong to inode 131 and to something else"]);
+    }
+
+    #[test]
+    fn mappings_are_joined() {
+        let pieces = vec![
+            owner(10, 5, 131, 0),
+            owner(15, 5, 131, 5),
+            owner(20, 5, 131, 9),
+            owner(30, 1, owner::AG, 0),
+        ];
+        let joined = merge_rmaps(pieces);
+        assert_eq!(joined, [owner(10, 10, 131, 0), owner(20, 5, 131, 9), owner(30, 1, owner::AG, 0)]);
+    }
+}

@@ -411,8 +411,9 @@ fn verify_chunk(sb: &Superblock, ag_len: u32, r: &InodeRecord) -> Result<(), Dam
     let agbno = sb.agino_agbno(r.start);
     let last = u64::from(r.start) + u64::from(crate::btree::INODES_PER_CHUNK) - 1;
     let align = sb.inode_align_blocks;
-    let unaligned = (sb.version & crate::superblock::VERSION_ALIGN != 0 && align > 0 && agbno % align != 0)
-        || r.start % per_block.min(crate::btree::INODES_PER_CHUNK) != 0;
+    let unaligned =
+        (sb.version & crate::superblock::VERSION_ALIGN != 0 && align > 0 && !agbno.is_multiple_of(align))
+            || !r.start.is_multiple_of(per_block.min(crate::btree::INODES_PER_CHUNK));
     // holes at its end may be outside the group
     let holes = r.holes();
     let last_existing = last - u64::from(holes.leading_ones());

@@ -49,8 +49,7 @@ pub fn structures(image: &[u8]) -> Vec<Structure> {
             (b"AB3B" | b"AB3C" | b"IAB3" | b"FIB3" | b"RMB3" | b"R3FC", _) => (1024, 52),
             (b"BMA3", _) => (1024, 64),
             (b"XDB3" | b"XDD3" | b"XDF3", _) => (1024, 4),
-            (b"XARM" | b"XSLM", _) => (1024, 12),
-            (_, [0x3D, 0xF1 | 0xFF] | [0x3E, 0xBE] | [0x3B, 0xEE]) => (1024, 12),
+            (b"XARM" | b"XSLM", _) | (_, [0x3D, 0xF1 | 0xFF] | [0x3E, 0xBE] | [0x3B, 0xEE]) => (1024, 12),
             _ => continue,
         };
         let s = &image[offset..offset + len];
