@@ -270,9 +270,8 @@ impl Cache {
     /// The manifest that a reference stood for.
     pub(crate) fn reference(&self, reference: &str, platform: &Platform) -> Option<Digest> {
         let record: ReferenceRecord = read_json(&self.reference_path(reference, platform))?;
-        let same = record.version == RECORD_VERSION
-            && record.reference == reference
-            && record.platform == *platform;
+        let same =
+            record.version == RECORD_VERSION && record.reference == reference && record.platform == *platform;
         same.then_some(record.manifest_digest)
     }
 }
@@ -339,7 +338,11 @@ impl NewDisk {
         let full = [Errno::NOSPC, Errno::DQUOT].map(|e| Some(e.raw_os_error()));
         if full.contains(&source.raw_os_error()) || source.kind() == io::ErrorKind::StorageFull {
             let (folder, available_bytes) = (self.folder().to_owned(), available_bytes(self.folder()));
-            return FetchError::NoSpace { folder, needed_bytes, available_bytes: available_bytes.unwrap_or(0) };
+            return FetchError::NoSpace {
+                folder,
+                needed_bytes,
+                available_bytes: available_bytes.unwrap_or(0),
+            };
         }
         FetchError::Io { action: "write the disk into the cache", source }
     }

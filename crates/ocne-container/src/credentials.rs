@@ -123,7 +123,8 @@ impl CredentialFiles {
                 (None, Some(helper)) if !helper.is_empty() => ask_helper(helper, registry, false).await?,
                 _ => None,
             };
-            let refused = |reason: &str| FetchError::Credentials { path: path.clone(), reason: reason.to_owned() };
+            let refused =
+                |reason: &str| FetchError::Credentials { path: path.clone(), reason: reason.to_owned() };
             let found = match (found, file.entry(&keys)) {
                 (None, Some(auth)) => auth.credentials().map_err(refused)?,
                 (found, _) => found,
@@ -141,7 +142,10 @@ impl CredentialFiles {
             Ok(found) if found.len() > FILE_MAX_BYTES || !found.is_file() => {
                 return Err(refused("it is no file of a sensible size".to_owned()));
             }
-            Err(e) if !self.named && matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
+            Err(e)
+                if !self.named
+                    && matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) =>
+            {
                 return Ok(None);
             }
             _ => {}
@@ -335,7 +339,8 @@ mod tests {
             _ => None,
         };
         let usual = CredentialFiles::new(None, of);
-        let expected = ["/run/u/containers/auth.json", "/h/.config/containers/auth.json", "/h/.docker/config.json"];
+        let expected =
+            ["/run/u/containers/auth.json", "/h/.config/containers/auth.json", "/h/.docker/config.json"];
         assert_eq!(usual.files, expected.map(PathBuf::from));
         let named = CredentialFiles::new(None, |name| (name == "REGISTRY_AUTH_FILE").then(|| "/a".into()));
         assert!(named.named && named.files == [PathBuf::from("/a")]);

@@ -104,7 +104,9 @@ mod tests {
         let text = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         assert_eq!(Digest::of(b"").to_string(), text);
         assert_eq!(text.parse::<Digest>().unwrap(), Digest::of(b""));
-        for bad in ["", "sha256:", "sha256:E3", &text.to_uppercase(), &text[7..], &format!("{text}0"), "sha512:00"] {
+        for bad in
+            ["", "sha256:", "sha256:E3", &text.to_uppercase(), &text[7..], &format!("{text}0"), "sha512:00"]
+        {
             assert!(bad.parse::<Digest>().is_err(), "{bad}");
         }
     }

@@ -178,14 +178,26 @@ pub enum FetchError {
         platform: Platform,
     },
     /// The registry could not be reached, or broke off.
-    #[error("cannot {action} from `{registry}`")]
+    #[error("cannot {action} from `{registry}`, after {attempts} attempts: {reason}")]
     Network {
         /// What was tried.
         action: String,
         /// Host and port.
         registry: String,
-        /// Why.
-        source: reqwest::Error,
+        /// How often, since it last got on.
+        attempts: u32,
+        /// What the last attempt ended with.
+        reason: String,
+    },
+    /// The registry's certificate is not trusted.
+    #[error("cannot {action}: the certificate of `{registry}` is not trusted: {reason}")]
+    Untrusted {
+        /// What was tried.
+        action: String,
+        /// Host and port.
+        registry: String,
+        /// What TLS says.
+        reason: String,
     },
     /// The registry answered with an error.
     #[error("cannot {action}: `{registry}` answers {status}{}", message(detail))]
@@ -256,9 +268,7 @@ impl FetchError {
             Self::Reference(_) => text(
                 "references look like `registry.example.com/name:tag`, `oci-archive:FILE`, `oci:FOLDER`, `docker-archive:FILE` or `dir:FOLDER`",
             ),
-            Self::NoSpace { .. } => {
-                text("make room, or remove cached images with `ocne image cache prune`")
-            }
+            Self::NoSpace { .. } => text("make room, or remove cached images with `ocne image cache prune`"),
             Self::SeveralImages { .. } => text("name one after the path, as in `oci-archive:PATH:NAME`"),
             Self::NoSuchPlatform { .. } => text("choose one of them with `--arch`"),
             Self::DigestMismatch { .. } | Self::SizeMismatch { .. } | Self::Archive { .. } => {
@@ -271,9 +281,14 @@ impl FetchError {
             Self::Status { status: 401 | 403, .. } => {
                 text("log in with `podman login`, or name a file with credentials with `--authfile`")
             }
+            Self::Untrusted { .. } => text("name the file of its certificate authority with `--ca-file`"),
             Self::Status { status: 404, .. } => text("look at the name and the tag of the image"),
-            Self::Status { status: 429, .. } => text("wait, or log in: registries limit anonymous users first"),
-            Self::Network { .. } => text("look at the host name, the network and the proxy settings, and run it again"),
+            Self::Status { status: 429, .. } => {
+                text("wait, or log in: registries limit anonymous users first")
+            }
+            Self::Network { .. } => {
+                text("look at the host name, the network and the proxy settings, and run it again")
+            }
             _ => None,
         }
     }

@@ -7,16 +7,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::cache::{Cache, CacheEntry, CacheKey, CacheRecord, EntryLock, NewDisk, WrittenDisk, sha256_of_file};
+use crate::cache::{
+    Cache, CacheEntry, CacheKey, CacheRecord, EntryLock, NewDisk, WrittenDisk, sha256_of_file,
+};
 use crate::digest::Digest;
 use crate::error::FetchError;
 use crate::event::{Events, FetchEvent};
+use crate::http::NetworkOptions;
 use crate::layer::{Found, LayerError, PathInImage, SearchError};
 use crate::pipeline::{self, Feed, Pipeline};
 use crate::platform::Platform;
 use crate::reference::ImageReference;
 use crate::resolve::{Layer, ResolvedImage, Resolver};
-use crate::transport::Transport;
+use crate::transport::{LayerPlace, Transport};
 
 /// How often a fetch looks whether it shall end, and tells how far it is.
 const TICK: Duration = Duration::from_millis(50);
@@ -36,6 +39,8 @@ pub struct FetchOptions {
     pub insecure_registries: Vec<String>,
     /// Use no network.
     pub offline: bool,
+    /// Proxies, time-outs and attempts.
+    pub network: NetworkOptions,
 }
 
 /// Fetches disks out of container images.
@@ -83,8 +88,8 @@ pub struct Located {
 }
 
 /// An image with what belongs to it.
-struct Source {
-    transport: Transport,
+struct Source<'a> {
+    transport: Transport<'a>,
     image: ResolvedImage,
     reference: String,
 }
@@ -191,17 +196,17 @@ impl Fetcher {
         Ok(sha256_of_file(&disk.path, cancel)? == disk.disk_sha256)
     }
 
-    async fn source(
-        &self,
+    async fn source<'a>(
+        &'a self,
         reference: &ImageReference,
         platform: &Platform,
-        events: Events<'_>,
-    ) -> Result<Source, FetchError> {
+        events: Events<'a>,
+    ) -> Result<Source<'a>, FetchError> {
         let full = reference.to_string();
         events(FetchEvent::Resolving { reference: full.clone() });
-        let transport = Transport::open(reference)?;
-        let resolver =
-            Resolver { transport: &transport, reference: &full, platform, keep: None };
+        let transport = Transport::open(reference, platform, &self.options, &self.cache, events)?;
+        let keep = matches!(transport, Transport::Registry(_)).then_some(&self.cache);
+        let resolver = Resolver { transport: &transport, reference: &full, platform, keep };
         let image = resolver.resolve().await?;
         events(FetchEvent::Resolved {
             manifest_digest: image.manifest_digest,
@@ -236,7 +241,7 @@ impl Fetcher {
     /// Takes layers apart, the uppermost first, until one has the disk; follows links.
     async fn unpack(
         &self,
-        source: &Source,
+        source: &Source<'_>,
         path: &PathInImage,
         key: CacheKey,
         events: Events<'_>,
@@ -264,7 +269,7 @@ impl Fetcher {
 
     async fn layer(
         &self,
-        source: &Source,
+        source: &Source<'_>,
         layer: &Layer,
         wanted: &PathInImage,
         sink: &dyn Fn() -> NewDisk,
@@ -279,12 +284,21 @@ impl Fetcher {
 }
 
 /// Feeds a whole layer, and sees that it is what the manifest says.
-async fn feed_layer(transport: &Transport, layer: &Layer, feed: Feed) -> Result<(), FetchError> {
+async fn feed_layer(transport: &Transport<'_>, layer: &Layer, mut feed: Feed) -> Result<(), FetchError> {
     let what = format!("the layer {}", layer.digest);
     let (expected, expected_bytes) = (layer.digest, layer.size_bytes);
     let part = match &layer.archived_name {
         Some(name) => transport.archived_blob(name)?,
-        None => transport.local_blob(&layer.digest)?,
+        None => match transport.layer(&layer.digest)? {
+            LayerPlace::Local(part) => part,
+            LayerPlace::Registry(registry) => {
+                registry.blob(&expected, expected_bytes, &mut feed).await?;
+                return match feed.finish().await {
+                    found if found == expected => Ok(()),
+                    found => Err(FetchError::DigestMismatch { what, expected, found }),
+                };
+            }
+        },
     };
     if part.size_bytes != expected_bytes {
         return Err(FetchError::SizeMismatch { what, expected_bytes, found_bytes: part.size_bytes });

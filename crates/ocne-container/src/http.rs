@@ -54,7 +54,11 @@ impl Default for NetworkOptions {
 }
 
 /// Makes the client for a registry at `host`, which is a name or address with an optional port.
-pub(crate) fn client(host: &str, ca_file: Option<&Path>, options: &NetworkOptions) -> Result<Client, FetchError> {
+pub(crate) fn client(
+    host: &str,
+    ca_file: Option<&Path>,
+    options: &NetworkOptions,
+) -> Result<Client, FetchError> {
     // reqwest panics without a provider. Programs install theirs first; then this does nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder = Client::builder()
@@ -100,7 +104,9 @@ fn certificates_of(host: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for folder in home.into_iter().chain(system) {
         let files = fs::read_dir(folder.join(host)).into_iter().flatten().filter_map(Result::ok);
-        found.extend(files.map(|file| file.path()).filter(|path| path.extension().is_some_and(|e| e == "crt")));
+        found.extend(
+            files.map(|file| file.path()).filter(|path| path.extension().is_some_and(|e| e == "crt")),
+        );
         if !found.is_empty() {
             break;
         }
@@ -185,7 +191,13 @@ impl Attempts {
             .with_min_delay(options.first_wait)
             .with_max_delay(options.longest_wait / 2)
             .without_max_times();
-        Self { policy, waits: policy.build(), longest: options.longest_wait, made: 1, limit: options.attempts.max(1) }
+        Self {
+            policy,
+            waits: policy.build(),
+            longest: options.longest_wait,
+            made: 1,
+            limit: options.attempts.max(1),
+        }
     }
 
     /// The wait before the next attempt; none when there is to be no other.
@@ -248,7 +260,14 @@ mod tests {
         assert_eq!(asked("7"), Some(Duration::from_secs(7)));
         assert_eq!(asked("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
         assert!(asked("Fri, 31 Dec 9999 23:59:59 GMT").unwrap() > Duration::from_secs(1 << 32));
-        for nothing in ["", "-1", "soon", "Sun, 06 Nov 1994", "Sun, 99 Nov 1994 08:49:37 GMT", "Sun, 06 Nov 1994 99:49:37 GMT"] {
+        for nothing in [
+            "",
+            "-1",
+            "soon",
+            "Sun, 06 Nov 1994",
+            "Sun, 99 Nov 1994 08:49:37 GMT",
+            "Sun, 06 Nov 1994 99:49:37 GMT",
+        ] {
             assert_eq!(asked(nothing), None, "{nothing}");
         }
     }
@@ -263,7 +282,8 @@ mod tests {
 
     #[test]
     fn attempts_are_counted() {
-        let options = NetworkOptions { attempts: 3, longest_wait: Duration::from_secs(8), ..NetworkOptions::default() };
+        let options =
+            NetworkOptions { attempts: 3, longest_wait: Duration::from_secs(8), ..NetworkOptions::default() };
         let mut attempts = Attempts::new(&options);
         let first = attempts.next(None).unwrap();
         assert!(first >= options.first_wait && first <= options.first_wait * 2, "{first:?}");

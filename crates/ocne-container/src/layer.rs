@@ -23,7 +23,9 @@ pub enum LayerError {
         source: io::Error,
     },
     /// It grows beyond reason.
-    #[error("it decompresses to more than {limit_bytes} bytes, far more than {compressed_bytes} bytes should")]
+    #[error(
+        "it decompresses to more than {limit_bytes} bytes, far more than {compressed_bytes} bytes should"
+    )]
     Bomb {
         /// Its size as it was transferred.
         compressed_bytes: u64,

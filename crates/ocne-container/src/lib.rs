@@ -8,16 +8,19 @@
 //! It is for a tokio runtime. Programs install a rustls crypto provider first.
 
 mod cache;
+mod credentials;
 mod digest;
 mod error;
 mod event;
 mod fetch;
+mod http;
 mod layer;
 mod manifest;
 mod part_file;
 mod pipeline;
 mod platform;
 mod reference;
+mod registry_auth;
 mod resolve;
 mod tar;
 mod transport;
@@ -27,6 +30,7 @@ pub use digest::{Digest, DigestParseError};
 pub use error::{ErrorKind, FetchError};
 pub use event::{Events, FetchEvent};
 pub use fetch::{FetchOptions, FetchedDisk, Fetcher, Located};
+pub use http::NetworkOptions;
 pub use layer::LayerError;
 pub use manifest::ManifestError;
 pub use platform::Platform;

@@ -104,7 +104,8 @@ mod tests {
         part.write(b"x").unwrap();
         fs_err::write(dir.path().join("b.0.part"), "y").unwrap();
         remove_abandoned(dir.path());
-        let names = || fs_err::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect::<Vec<_>>();
+        let names =
+            || fs_err::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect::<Vec<_>>();
         assert_eq!(names().len(), 1);
         part.persist().unwrap();
         assert_eq!(names(), ["a"]);

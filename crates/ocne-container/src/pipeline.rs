@@ -84,7 +84,13 @@ pub(crate) struct Feed {
 
 impl Feed {
     /// Feeds a part of a file, and returns its digest. Blocks.
-    pub fn file(mut self, file: &File, offset_bytes: u64, size_bytes: u64, what: &str) -> Result<Digest, FetchError> {
+    pub fn file(
+        mut self,
+        file: &File,
+        offset_bytes: u64,
+        size_bytes: u64,
+        what: &str,
+    ) -> Result<Digest, FetchError> {
         use std::os::unix::fs::FileExt as _;
         let mut at_bytes = 0;
         while at_bytes < size_bytes {
@@ -97,7 +103,11 @@ impl Feed {
             let count = match file.file().read_at(&mut buffer.bytes, offset_bytes.saturating_add(at_bytes)) {
                 Ok(0) => {
                     let what = what.to_owned();
-                    return Err(FetchError::SizeMismatch { what, expected_bytes: size_bytes, found_bytes: at_bytes });
+                    return Err(FetchError::SizeMismatch {
+                        what,
+                        expected_bytes: size_bytes,
+                        found_bytes: at_bytes,
+                    });
                 }
                 Ok(count) => count,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
@@ -128,11 +138,6 @@ impl Feed {
                 self.send().await;
             }
         }
-    }
-
-    /// Bytes that were fed so far.
-    pub fn done_bytes(&self) -> u64 {
-        self.done_bytes.load(Ordering::Relaxed)
     }
 
     /// Ends the layer, and returns its digest.

@@ -79,8 +79,16 @@ pub struct ReferenceError {
 }
 
 /// Transports of podman and skopeo that are not for boot images.
-const OTHER_TRANSPORTS: [&str; 8] =
-    ["containers-storage:", "docker-daemon:", "ostree:", "sif:", "atomic:", "tarball:", "http://", "https://"];
+const OTHER_TRANSPORTS: [&str; 8] = [
+    "containers-storage:",
+    "docker-daemon:",
+    "ostree:",
+    "sif:",
+    "atomic:",
+    "tarball:",
+    "http://",
+    "https://",
+];
 
 /// The longest name of an image in a registry (distribution specification, "Pulling manifests").
 const NAME_MAX_BYTES: usize = 255;
@@ -103,7 +111,10 @@ impl ImageReference {
                 && let Ok(digest) = digest.parse()
             {
                 // `PATH:NAME@DIGEST` is no form that anybody writes; the digest alone says enough.
-                return Ok((PathBuf::from(non_empty(path).map_err(refused)?), Some(LayoutImage::Digest(digest))));
+                return Ok((
+                    PathBuf::from(non_empty(path).map_err(refused)?),
+                    Some(LayoutImage::Digest(digest)),
+                ));
             }
             let (path, name) = split_path(rest).map_err(refused)?;
             Ok((path, name.map(LayoutImage::Name)))
@@ -162,7 +173,9 @@ impl RegistryReference {
         // The first part is a host only if it cannot be part of a name.
         let (registry, name) = match rest.split_once('/') {
             Some((host, name))
-                if host.contains(['.', ':', '[']) || host == "localhost" || host.chars().any(|c| c.is_ascii_uppercase()) =>
+                if host.contains(['.', ':', '['])
+                    || host == "localhost"
+                    || host.chars().any(|c| c.is_ascii_uppercase()) =>
             {
                 (host, name)
             }
@@ -236,8 +249,11 @@ fn check_name(name: &str) -> Result<(), &'static str> {
         let alphanumeric = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
         let mut separators = part.split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
         let known = |s: &str| matches!(s, "" | "." | "_" | "__") || s.bytes().all(|b| b == b'-');
-        if !alphanumeric(part.bytes().next()) || !alphanumeric(part.bytes().last()) || !separators.all(known) {
-            return Err("the name has to consist of lower case letters and digits, separated by `/`, `.`, `_` or `-`");
+        if !alphanumeric(part.bytes().next()) || !alphanumeric(part.bytes().last()) || !separators.all(known)
+        {
+            return Err(
+                "the name has to consist of lower case letters and digits, separated by `/`, `.`, `_` or `-`",
+            );
         }
     }
     Ok(())

@@ -43,7 +43,8 @@ impl Authorization {
     }
 
     fn new(text: &str, ends: Option<Instant>) -> Result<Self, String> {
-        let mut value = HeaderValue::from_str(text).map_err(|_| "the token has control characters".to_owned())?;
+        let mut value =
+            HeaderValue::from_str(text).map_err(|_| "the token has control characters".to_owned())?;
         value.set_sensitive(true);
         Ok(Self { value, ends })
     }
@@ -126,7 +127,9 @@ fn parse_challenges(mut text: &str) -> Vec<Challenge> {
         let of = |key: &str| parameters.iter().find(|(k, _)| k == key).map(|(_, value)| value.clone());
         match scheme.as_str() {
             "basic" => Some(Challenge::Basic),
-            "bearer" => Some(Challenge::Bearer { realm: of("realm")?, service: of("service"), scope: of("scope") }),
+            "bearer" => {
+                Some(Challenge::Bearer { realm: of("realm")?, service: of("service"), scope: of("scope") })
+            }
             _ => None,
         }
     };
@@ -169,17 +172,24 @@ pub(crate) async fn answer(
     let credentials = files.find(subject.registry, subject.repository).await.map_err(AuthError::Fetch)?;
     let has_credentials = credentials.is_some();
     let authorization = match (challenge, credentials) {
-        (Challenge::Basic, None) => return Err(AuthError::Refused("it wants a name and a password".to_owned())),
+        (Challenge::Basic, None) => {
+            return Err(AuthError::Refused("it wants a name and a password".to_owned()));
+        }
         (Challenge::Basic, Some(Credentials::Password { user, password })) => {
             Authorization::basic(&user, &password).map_err(AuthError::Refused)?
         }
         (Challenge::Basic, Some(Credentials::IdentityToken(_))) => {
-            return Err(AuthError::Refused("it wants a name and a password, and there is only an identity token".to_owned()));
+            return Err(AuthError::Refused(
+                "it wants a name and a password, and there is only an identity token".to_owned(),
+            ));
         }
         (Challenge::Bearer { realm, service, scope }, credentials) => {
-            let url = Url::parse(realm).map_err(|_| AuthError::Refused(format!("its token server `{realm}` is no URL")))?;
+            let url = Url::parse(realm)
+                .map_err(|_| AuthError::Refused(format!("its token server `{realm}` is no URL")))?;
             if url.scheme() != "https" && (subject.is_secure || url.scheme() != "http") {
-                return Err(AuthError::Refused(format!("its token server `{realm}` is not spoken to over https")));
+                return Err(AuthError::Refused(format!(
+                    "its token server `{realm}` is not spoken to over https"
+                )));
             }
             let usual = format!("repository:{}:{}", subject.repository, subject.actions);
             let scope = scope.clone().unwrap_or(usual);
@@ -250,7 +260,8 @@ async fn token(
     let answer: TokenAnswer = serde_json::from_slice(&body)
         .map_err(|_| AuthError::Refused("its token server answers something else than a token".to_owned()))?;
     let token = answer.token.or(answer.access_token).filter(|token| !token.reveal().is_empty());
-    let token = token.ok_or_else(|| AuthError::Refused("its token server answers without a token".to_owned()))?;
+    let token =
+        token.ok_or_else(|| AuthError::Refused("its token server answers without a token".to_owned()))?;
     let life = answer.expires_in.map_or(TOKEN_LIFE, |seconds| Duration::from_secs(seconds.min(86_400)));
     Authorization::new(&format!("Bearer {}", token.reveal()), Some(asked + life)).map_err(AuthError::Refused)
 }
@@ -273,7 +284,10 @@ mod tests {
             ),
             (r#"Basic realm="x""#, vec![Challenge::Basic]),
             ("basic", vec![Challenge::Basic]),
-            (r#"Negotiate, BEARER realm=u , Basic realm="a\"b, c""#, vec![bearer("u", None, None), Challenge::Basic]),
+            (
+                r#"Negotiate, BEARER realm=u , Basic realm="a\"b, c""#,
+                vec![bearer("u", None, None), Challenge::Basic],
+            ),
             (r#"Bearer service="no realm""#, vec![]),
             ("", vec![]),
             (r#"""=,,= ""#, vec![]),

@@ -5,7 +5,7 @@ use crate::digest::Digest;
 use crate::error::FetchError;
 use crate::manifest::{Descriptor, Document, ImageConfig, ImageManifest, ManifestError};
 use crate::platform::Platform;
-use crate::transport::{ArchivedImage, Root, Transport};
+use crate::transport::{ArchivedImage, DocumentKind, Root, Transport};
 
 /// How deep an index may be in others.
 const INDEX_DEPTH_MAX: u32 = 4;
@@ -48,7 +48,7 @@ impl ResolvedImage {
 
 /// Reads what describes an image, and keeps it in the cache if that may spare a network later.
 pub(crate) struct Resolver<'a> {
-    pub transport: &'a Transport,
+    pub transport: &'a Transport<'a>,
     /// The reference, in its full form.
     pub reference: &'a str,
     pub platform: &'a Platform,
@@ -95,7 +95,7 @@ impl Resolver<'_> {
                 let what = format!("the index {}", descriptor.digest);
                 return Err(self.refused(what, ManifestError::NestedIndexes));
             }
-            let bytes = self.transport.document(&descriptor, "the manifest").await?;
+            let bytes = self.transport.document(&descriptor, DocumentKind::Manifest).await?;
             let media_type = Some(descriptor.media_type.as_str()).filter(|m| !m.is_empty());
             let document = Document::parse(&bytes, media_type)
                 .map_err(|e| self.refused(format!("the manifest {}", descriptor.digest), e))?;
@@ -124,7 +124,7 @@ impl Resolver<'_> {
         let config_digest = manifest.config.digest;
         let config_bytes = match self.keep.and_then(|cache| cache.document(&config_digest)) {
             Some(bytes) => bytes,
-            None => self.transport.document(&manifest.config, "the configuration").await?,
+            None => self.transport.document(&manifest.config, DocumentKind::Configuration).await?,
         };
         let config = self.config(&config_bytes)?;
         if let Some(cache) = self.keep {
@@ -161,7 +161,9 @@ impl Resolver<'_> {
         let diff_ids = config.rootfs.diff_ids;
         if diff_ids.len() != image.layers.len() {
             let (expected, found) = (diff_ids.len(), image.layers.len());
-            return Err(self.refused("the configuration".to_owned(), ManifestError::LayerCount { expected, found }));
+            return Err(
+                self.refused("the configuration".to_owned(), ManifestError::LayerCount { expected, found })
+            );
         }
         let layers = image.layers.into_iter().zip(diff_ids).map(|(name, diff_id)| {
             let size_bytes = self.transport.archived_blob(&name)?.size_bytes;

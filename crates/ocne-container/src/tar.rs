@@ -41,7 +41,9 @@ pub enum TarError {
         offset_bytes: u64,
     },
     /// Long names or attributes are beyond what is accepted.
-    #[error("the names and attributes at offset {offset_bytes} are not valid, or longer than {EXTENSION_MAX_BYTES} bytes")]
+    #[error(
+        "the names and attributes at offset {offset_bytes} are not valid, or longer than {EXTENSION_MAX_BYTES} bytes"
+    )]
     BadExtension {
         /// Where their header is.
         offset_bytes: u64,
@@ -133,8 +135,8 @@ impl<R: TarInput> TarReader<R> {
             (self.left_bytes, self.padding_bytes) = (0, 0);
             let offset_bytes = self.position_bytes;
             let Some(header) = self.header()? else { return Ok(None) };
-            let size = number(&header[124..136])
-                .ok_or(TarError::BadNumber { field: "size", offset_bytes })?;
+            let size =
+                number(&header[124..136]).ok_or(TarError::BadNumber { field: "size", offset_bytes })?;
             let kind = header[156];
             if matches!(kind, b'L' | b'K' | b'x' | b'g') {
                 extension_bytes += size;
@@ -147,8 +149,9 @@ impl<R: TarInput> TarReader<R> {
                 match kind {
                     b'L' => extensions.name = Some(until_nul()),
                     b'K' => extensions.link_target = Some(until_nul()),
-                    b'x' => read_pax(&content, &mut extensions)
-                        .ok_or(TarError::BadExtension { offset_bytes })?,
+                    b'x' => {
+                        read_pax(&content, &mut extensions).ok_or(TarError::BadExtension { offset_bytes })?
+                    }
                     // Attributes of all entries: git writes a comment so. None that matter here are allowed.
                     _ => {}
                 }
@@ -265,20 +268,14 @@ fn header_name(header: &[u8; 512]) -> Vec<u8> {
     let name = text(&header[0..100]);
     let prefix = text(&header[345..500]);
     // GNU tar has other things in the place of the prefix, and `ustar  ` for `ustar\0`.
-    if &header[257..263] == b"ustar\0" && !prefix.is_empty() {
-        [prefix, name].join(&b'/')
-    } else {
-        name
-    }
+    if &header[257..263] == b"ustar\0" && !prefix.is_empty() { [prefix, name].join(&b'/') } else { name }
 }
 
 /// A number in octal digits, or in base 256 if the first bit is set (GNU tar). Negative ones are none.
 fn number(field: &[u8]) -> Option<u64> {
     if field[0] & 0x80 != 0 {
         let first = u64::from(field[0] & 0x7F);
-        return field[1..]
-            .iter()
-            .try_fold(first, |n, &b| n.checked_mul(256).map(|n| n | u64::from(b)));
+        return field[1..].iter().try_fold(first, |n, &b| n.checked_mul(256).map(|n| n | u64::from(b)));
     }
     let digits = field.trim_ascii_start().split(|&b| b == 0 || b == b' ').next().unwrap_or_default();
     digits.iter().try_fold(0_u64, |n, &b| {

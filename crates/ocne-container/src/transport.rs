@@ -2,27 +2,50 @@
 
 mod docker_archive;
 mod layout;
+mod registry;
 mod store;
 
 use fs_err::File;
 
+use crate::cache::Cache;
 use crate::digest::Digest;
 use crate::error::FetchError;
+use crate::event::Events;
+use crate::fetch::FetchOptions;
 use crate::manifest::{Descriptor, MANIFEST_MAX_BYTES};
+use crate::platform::Platform;
 use crate::reference::{ImageReference, LayoutImage};
 
 pub(crate) use docker_archive::{ArchivedImage, find as find_in_docker_archive};
+use registry::Registry;
 use store::Store;
 
 /// An opened image source.
 #[derive(Debug)]
-pub(crate) enum Transport {
+pub(crate) enum Transport<'a> {
     /// An OCI image layout, in a folder or an archive.
     Layout { store: Store, image: Option<LayoutImage> },
     /// What `skopeo copy` writes to `dir:`.
     Directory { store: Store },
     /// What `docker save` writes.
     DockerArchive { store: Store, image: Option<String> },
+    /// A registry.
+    Registry(Box<Registry<'a>>),
+    /// What the cache knows of a registry's image, for work without a network.
+    Kept { cache: &'a Cache, manifest: Digest, offline: Offline },
+}
+
+/// What is not in the cache when there is no network.
+#[derive(Debug, Clone)]
+pub(crate) struct Offline {
+    reference: String,
+    platform: Platform,
+}
+
+impl Offline {
+    pub fn error(&self) -> FetchError {
+        FetchError::Offline { reference: self.reference.clone(), platform: self.platform.clone() }
+    }
 }
 
 /// Where reading of an image starts.
@@ -36,6 +59,30 @@ pub(crate) enum Root {
     Archived(ArchivedImage),
 }
 
+/// What a document is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DocumentKind {
+    /// A manifest or an index.
+    Manifest,
+    Configuration,
+}
+
+impl DocumentKind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Manifest => "manifest",
+            Self::Configuration => "configuration",
+        }
+    }
+}
+
+/// Where the bytes of a layer are.
+#[derive(Debug)]
+pub(crate) enum LayerPlace<'t> {
+    Local(FilePart),
+    Registry(&'t Registry<'t>),
+}
+
 /// A part of a local file.
 #[derive(Debug)]
 pub(crate) struct FilePart {
@@ -44,8 +91,14 @@ pub(crate) struct FilePart {
     pub size_bytes: u64,
 }
 
-impl Transport {
-    pub fn open(reference: &ImageReference) -> Result<Self, FetchError> {
+impl<'a> Transport<'a> {
+    pub fn open(
+        reference: &ImageReference,
+        platform: &Platform,
+        options: &FetchOptions,
+        cache: &'a Cache,
+        events: Events<'a>,
+    ) -> Result<Self, FetchError> {
         Ok(match reference {
             ImageReference::OciLayout { path, image } => {
                 Self::Layout { store: Store::folder(path), image: image.clone() }
@@ -57,7 +110,15 @@ impl Transport {
                 Self::DockerArchive { store: Store::archive(path)?, image: image.clone() }
             }
             ImageReference::Directory { path } => Self::Directory { store: Store::folder(path) },
-            ImageReference::Registry(_) => todo!(),
+            ImageReference::Registry(_) if options.offline => {
+                let offline = Offline { reference: reference.to_string(), platform: platform.clone() };
+                let manifest =
+                    cache.reference(&offline.reference, platform).ok_or_else(|| offline.error())?;
+                Self::Kept { cache, manifest, offline }
+            }
+            ImageReference::Registry(wanted) => {
+                Self::Registry(Box::new(Registry::new(wanted, options, events)?))
+            }
         })
     }
 
@@ -72,12 +133,20 @@ impl Transport {
             Self::DockerArchive { store, image } => {
                 find_in_docker_archive(store, image.as_deref()).map(Root::Archived)
             }
+            Self::Registry(registry) => {
+                let (bytes, media_type) = registry.manifest().await?;
+                Ok(Root::Document { bytes, media_type })
+            }
+            Self::Kept { cache, manifest, offline } => {
+                let bytes = cache.document(manifest).ok_or_else(|| offline.error())?;
+                Ok(Root::Document { bytes, media_type: None })
+            }
         }
     }
 
     /// A manifest, an index or a configuration; it is what the descriptor says.
-    pub async fn document(&self, descriptor: &Descriptor, what: &str) -> Result<Vec<u8>, FetchError> {
-        let what = format!("{what} {}", descriptor.digest);
+    pub async fn document(&self, descriptor: &Descriptor, kind: DocumentKind) -> Result<Vec<u8>, FetchError> {
+        let what = format!("the {} {}", kind.name(), descriptor.digest);
         let (size_bytes, limit_bytes) = (descriptor.size, MANIFEST_MAX_BYTES);
         if size_bytes > limit_bytes {
             return Err(FetchError::TooLarge { name: what, size_bytes, limit_bytes });
@@ -86,17 +155,26 @@ impl Transport {
             Self::Layout { store, .. } | Self::Directory { store } | Self::DockerArchive { store, .. } => {
                 store.read_small(&self.blob_name(&descriptor.digest), limit_bytes)?
             }
+            Self::Registry(registry) => match kind {
+                DocumentKind::Manifest => registry.manifest_of(&descriptor.digest).await?,
+                DocumentKind::Configuration => registry.small_blob(&descriptor.digest).await?,
+            },
+            Self::Kept { cache, offline, .. } => {
+                cache.document(&descriptor.digest).ok_or_else(|| offline.error())?
+            }
         };
         check(&bytes, descriptor, what)?;
         Ok(bytes)
     }
 
-    /// A layer that is in a local file.
-    pub fn local_blob(&self, digest: &Digest) -> Result<FilePart, FetchError> {
+    /// A layer.
+    pub fn layer(&self, digest: &Digest) -> Result<LayerPlace<'_>, FetchError> {
         match self {
             Self::Layout { store, .. } | Self::Directory { store } | Self::DockerArchive { store, .. } => {
-                store.open(&self.blob_name(digest))
+                store.open(&self.blob_name(digest)).map(LayerPlace::Local)
             }
+            Self::Registry(registry) => Ok(LayerPlace::Registry(registry)),
+            Self::Kept { offline, .. } => Err(offline.error()),
         }
     }
 
@@ -105,6 +183,10 @@ impl Transport {
         match self {
             Self::Layout { store, .. } | Self::Directory { store } | Self::DockerArchive { store, .. } => {
                 store.open(name)
+            }
+            // Only an archive gives names.
+            Self::Registry(_) | Self::Kept { .. } => {
+                Err(FetchError::Missing { location: "the registry".to_owned(), name: name.to_owned() })
             }
         }
     }

@@ -22,11 +22,12 @@ pub(crate) struct ArchivedImage {
 pub(crate) fn find(store: &Store, image: Option<&str>) -> Result<ArchivedImage, FetchError> {
     let location = store.location();
     let bytes = store.read_small("manifest.json", MANIFEST_MAX_BYTES)?;
-    let mut all: Vec<DockerArchiveImage> = serde_json::from_slice(&bytes).map_err(|e| FetchError::Manifest {
-        what: "the file `manifest.json`".to_owned(),
-        location: location.clone(),
-        source: e.into(),
-    })?;
+    let mut all: Vec<DockerArchiveImage> =
+        serde_json::from_slice(&bytes).map_err(|e| FetchError::Manifest {
+            what: "the file `manifest.json`".to_owned(),
+            location: location.clone(),
+            source: e.into(),
+        })?;
     let names = |all: &[DockerArchiveImage]| {
         let tag = |(i, image): (usize, &DockerArchiveImage)| {
             image.repo_tags.iter().flatten().next().cloned().unwrap_or_else(|| format!("@{i}"))
@@ -63,7 +64,10 @@ pub(crate) fn find(store: &Store, image: Option<&str>) -> Result<ArchivedImage, 
 /// Whether two names mean the same image, once they are complete.
 fn same(a: &str, b: &str) -> bool {
     a == b
-        || match (ImageReference::parse(&format!("docker://{a}")), ImageReference::parse(&format!("docker://{b}"))) {
+        || match (
+            ImageReference::parse(&format!("docker://{a}")),
+            ImageReference::parse(&format!("docker://{b}")),
+        ) {
             (Ok(a), Ok(b)) => a == b,
             _ => false,
         }

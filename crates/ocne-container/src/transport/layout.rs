@@ -23,7 +23,11 @@ pub(super) fn blob_name(digest: &Digest) -> String {
 /// The images of a layout that the reference may mean: one, or several for different platforms.
 pub(super) fn choose(store: &Store, image: Option<&LayoutImage>) -> Result<Vec<Descriptor>, FetchError> {
     let location = store.location();
-    let refused = |what: &str, source| FetchError::Manifest { what: what.to_owned(), location: store.location(), source };
+    let refused = |what: &str, source| FetchError::Manifest {
+        what: what.to_owned(),
+        location: store.location(),
+        source,
+    };
     let marker = store.read_small("oci-layout", MANIFEST_MAX_BYTES)?;
     let marker: Marker =
         serde_json::from_slice(&marker).map_err(|e| refused("the file `oci-layout`", e.into()))?;
@@ -40,15 +44,16 @@ pub(super) fn choose(store: &Store, image: Option<&LayoutImage>) -> Result<Vec<D
         }
     };
     let names = |all: &[Descriptor]| -> Vec<String> {
-        let mut names: Vec<String> =
-            all.iter().map(|d| d.ref_name().map_or_else(|| format!("@{}", d.digest), str::to_owned)).collect();
+        let mut names: Vec<String> = all
+            .iter()
+            .map(|d| d.ref_name().map_or_else(|| format!("@{}", d.digest), str::to_owned))
+            .collect();
         names.dedup();
         names
     };
     match image {
         Some(LayoutImage::Name(name)) => {
-            let found: Vec<Descriptor> =
-                all.iter().filter(|d| d.ref_name() == Some(name)).cloned().collect();
+            let found: Vec<Descriptor> = all.iter().filter(|d| d.ref_name() == Some(name)).cloned().collect();
             if found.is_empty() {
                 return Err(FetchError::NoSuchImage { location, name: name.clone(), names: names(&all) });
             }

@@ -69,7 +69,11 @@ struct Request<'r> {
 
 impl<'a> Registry<'a> {
     /// Makes ready for requests; none is made yet.
-    pub fn new(reference: &RegistryReference, options: &FetchOptions, events: Events<'a>) -> Result<Self, FetchError> {
+    pub fn new(
+        reference: &RegistryReference,
+        options: &FetchOptions,
+        events: Events<'a>,
+    ) -> Result<Self, FetchError> {
         let registry = &reference.registry;
         Ok(Self {
             http: http::client(registry, options.ca_file.as_deref(), &options.network)?,
@@ -89,7 +93,8 @@ impl<'a> Registry<'a> {
             Version::Tag(tag) => self.tagged_manifest(tag).await,
             Version::Digest(digest) => {
                 let what = format!("the manifest {digest}");
-                let (bytes, media_type) = self.small(&format!("manifests/{digest}"), &what, Some(MANIFEST_TYPES)).await?;
+                let (bytes, media_type) =
+                    self.small(&format!("manifests/{digest}"), &what, Some(MANIFEST_TYPES)).await?;
                 self.verify(&bytes, *digest, &what)?;
                 Ok((bytes, media_type))
             }
@@ -134,7 +139,8 @@ impl<'a> Registry<'a> {
         loop {
             let mut response = self.send(&request, &mut attempts).await?;
             let media_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-            let media_type = media_type.map(|value| value.split(';').next().unwrap_or(value).trim().to_owned());
+            let media_type =
+                media_type.map(|value| value.split(';').next().unwrap_or(value).trim().to_owned());
             let mut bytes = Vec::new();
             let error = loop {
                 match response.chunk().await {
@@ -164,8 +170,9 @@ impl<'a> Registry<'a> {
             let request = Request { action: &action, path: &path, accept: None, from_bytes: done_bytes };
             let response = self.send(&request, &mut attempts).await?;
             let skip_bytes = self.begins_at(&response, done_bytes, size_bytes, &action)?;
-            let reason =
-                self.transfer(response, skip_bytes, &mut done_bytes, size_bytes, digest, feed, &mut attempts).await?;
+            let reason = self
+                .transfer(response, skip_bytes, &mut done_bytes, size_bytes, digest, feed, &mut attempts)
+                .await?;
             match reason {
                 None => return Ok(()),
                 Some(reason) => self.pause(&action, &mut attempts, None, reason).await?,
@@ -174,19 +181,32 @@ impl<'a> Registry<'a> {
     }
 
     /// How much of an answer has to be passed over, as it was fed already.
-    fn begins_at(&self, response: &Response, wanted_bytes: u64, size_bytes: u64, action: &str) -> Result<u64, FetchError> {
+    fn begins_at(
+        &self,
+        response: &Response,
+        wanted_bytes: u64,
+        size_bytes: u64,
+        action: &str,
+    ) -> Result<u64, FetchError> {
         let wrong = |reason: String| self.protocol(action, reason);
         if response.status() != StatusCode::PARTIAL_CONTENT {
             // All of it, from the first byte: the server knows no ranges, or was not asked for one.
             return Ok(wanted_bytes);
         }
-        let header = response.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok()).unwrap_or("");
+        let header =
+            response.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok()).unwrap_or("");
         let range = header.strip_prefix("bytes ").and_then(|range| range.split_once('/'));
         let start = range.and_then(|(range, _)| range.split_once('-')?.0.trim().parse::<u64>().ok());
         let total = range.and_then(|(_, total)| total.trim().parse::<u64>().ok());
         match (start, total) {
-            (Some(start), total) if start == wanted_bytes && total.is_none_or(|total| total == size_bytes) => Ok(0),
-            _ => Err(wrong(format!("asked for the bytes from {wanted_bytes} of {size_bytes}, it sends `{header}`"))),
+            (Some(start), total)
+                if start == wanted_bytes && total.is_none_or(|total| total == size_bytes) =>
+            {
+                Ok(0)
+            }
+            _ => Err(wrong(format!(
+                "asked for the bytes from {wanted_bytes} of {size_bytes}, it sends `{header}`"
+            ))),
         }
     }
 
@@ -296,7 +316,8 @@ impl<'a> Registry<'a> {
             host => host,
         };
         let url = |scheme: &str| {
-            Url::parse(&format!("{scheme}://{host}/")).map_err(|e| self.protocol("reach the registry", e.to_string()))
+            Url::parse(&format!("{scheme}://{host}/"))
+                .map_err(|e| self.protocol("reach the registry", e.to_string()))
         };
         let mut base = url("https")?;
         if self.plain_allowed
@@ -335,18 +356,26 @@ impl<'a> Registry<'a> {
             }
             Err(AuthError::Fetch(error)) => Err(error),
             Err(AuthError::Refused(reason)) => Err(self.unauthorized(action, reason)),
-            Err(AuthError::Network(error)) => self.pause_after(action, attempts, &error).await.map(|()| false),
-            Err(AuthError::Busy { status, wait }) => {
-                self.pause(action, attempts, wait, format!("the token server answers {status}")).await.map(|()| false)
+            Err(AuthError::Network(error)) => {
+                self.pause_after(action, attempts, &error).await.map(|()| false)
             }
+            Err(AuthError::Busy { status, wait }) => self
+                .pause(action, attempts, wait, format!("the token server answers {status}"))
+                .await
+                .map(|()| false),
         }
     }
 
     /// Waits before the next attempt, if the error may pass and there is to be one.
-    async fn pause_after(&self, action: &str, attempts: &mut Attempts, error: &reqwest::Error) -> Result<(), FetchError> {
+    async fn pause_after(
+        &self,
+        action: &str,
+        attempts: &mut Attempts,
+        error: &reqwest::Error,
+    ) -> Result<(), FetchError> {
         if let Some(problem @ rustls::Error::InvalidCertificate(_)) = http::tls_problem(error) {
-            let registry = self.reference.registry.clone();
-            return Err(FetchError::Untrusted { registry, reason: problem.to_string() });
+            let (action, registry) = (action.to_owned(), self.reference.registry.clone());
+            return Err(FetchError::Untrusted { action, registry, reason: problem.to_string() });
         }
         let reason = http::explain(error);
         match http::judge_error(error) {
@@ -368,7 +397,12 @@ impl<'a> Registry<'a> {
         }
     }
 
-    async fn try_pause(&self, attempts: &mut Attempts, asked_for: Option<Duration>, reason: String) -> Option<()> {
+    async fn try_pause(
+        &self,
+        attempts: &mut Attempts,
+        asked_for: Option<Duration>,
+        reason: String,
+    ) -> Option<()> {
         let wait = attempts.next(asked_for)?;
         (self.events.0)(FetchEvent::Retry { attempt: attempts.made, wait, reason });
         tokio::time::sleep(wait).await;
@@ -380,7 +414,12 @@ impl<'a> Registry<'a> {
     }
 
     fn network_error(&self, action: &str, attempts: u32, reason: String) -> FetchError {
-        FetchError::Network { action: action.to_owned(), registry: self.reference.registry.clone(), attempts, reason }
+        FetchError::Network {
+            action: action.to_owned(),
+            registry: self.reference.registry.clone(),
+            attempts,
+            reason,
+        }
     }
 
     fn protocol(&self, action: &str, reason: String) -> FetchError {
@@ -406,7 +445,12 @@ impl<'a> Registry<'a> {
         if let Some(wait) = asked_for.filter(|wait| *wait > self.network.longest_wait) {
             detail = format!("it wants no more requests for {} s", wait.as_secs());
         }
-        FetchError::Status { action: action.to_owned(), registry: self.reference.registry.clone(), status, detail }
+        FetchError::Status {
+            action: action.to_owned(),
+            registry: self.reference.registry.clone(),
+            status,
+            detail,
+        }
     }
 }
 
@@ -468,7 +512,9 @@ fn host(registry: &str) -> &str {
 
 /// Whether a host is this machine.
 fn is_loopback(host: &str) -> bool {
-    host == "localhost" || host.ends_with(".localhost") || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+    host == "localhost"
+        || host.ends_with(".localhost")
+        || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
 #[cfg(test)]

@@ -36,7 +36,8 @@ impl Store {
 
     /// Goes over the headers of a tar file.
     pub fn archive(path: &Path) -> Result<Self, FetchError> {
-        let file = File::open(path).map_err(|source| FetchError::Io { action: "open the archive", source })?;
+        let file =
+            File::open(path).map_err(|source| FetchError::Io { action: "open the archive", source })?;
         let damaged = |source| FetchError::Archive { path: path.to_owned(), source };
         let mut tar = TarReader::new(BufReader::with_capacity(4096, file));
         let mut entries = HashMap::new();
