@@ -3,13 +3,16 @@
 use std::io;
 use std::path::PathBuf;
 
-use ocne_bootimage::Architecture;
+use ocne_container::{ErrorKind, FetchError};
+use ocne_disk::Qcow2Error;
 
 /// How a failed build ends, for the exit status of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailureKind {
     /// Refused, or failed.
     Failed,
+    /// What was asked for cannot be asked for.
+    Usage,
     /// The other side refused: authentication, quota, permission.
     RemoteRefused,
     /// The next run goes on where this one stopped.
@@ -93,24 +96,24 @@ pub enum BuildError {
         /// What differs.
         reason: String,
     },
-    /// The image is for another architecture than asked for.
-    #[error("the image is for {actual}, not for {wanted}")]
-    WrongArchitecture {
-        /// What was asked for.
-        wanted: Architecture,
-        /// What the image is for.
-        actual: Architecture,
-    },
     /// Fetching failed.
     #[error(transparent)]
-    Fetch(#[from] ocne_container::Error),
+    Fetch(#[from] FetchError),
     /// The image's qcow2 layer was refused.
     #[error("cannot use `{}` as a boot image", path.display())]
     Image {
         /// The image.
         path: PathBuf,
         /// Why.
-        source: ocne_disk::Qcow2Error,
+        source: Qcow2Error,
+    },
+    /// The image is not one that a boot image can be made of.
+    #[error("cannot read `{}` as a boot image", path.display())]
+    Inspect {
+        /// The image.
+        path: PathBuf,
+        /// Why.
+        source: Box<ocne_bootimage::ConvertError>,
     },
     /// The image could not be converted.
     #[error("cannot convert `{}`", path.display())]
@@ -120,4 +123,42 @@ pub enum BuildError {
         /// Why.
         source: Box<ocne_bootimage::ConvertError>,
     },
+}
+
+impl BuildError {
+    /// How the build ends.
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Self::Interrupted => FailureKind::Interrupted,
+            Self::Fetch(e) => match e.kind() {
+                ErrorKind::Usage => FailureKind::Usage,
+                ErrorKind::RemoteRefused => FailureKind::RemoteRefused,
+                ErrorKind::Resumable => FailureKind::Resumable,
+                ErrorKind::Interrupted => FailureKind::Interrupted,
+                ErrorKind::Failed => FailureKind::Failed,
+            },
+            _ => FailureKind::Failed,
+        }
+    }
+
+    /// What a person can do about it, where that is known.
+    pub fn hint(&self) -> Option<String> {
+        let text = |t: &str| Some(t.to_owned());
+        match self {
+            Self::OutputFolder { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                text("make the folder first, or choose another with `--output`")
+            }
+            Self::OutputFolder { .. } | Self::OutputNotAFile { .. } | Self::OutputIsSource { .. } => {
+                text("choose another place with `--output`")
+            }
+            Self::OutputBusy { .. } => text("wait for it, or choose another place with `--output`"),
+            Self::NoSpace { .. } => text("make room, or choose another place with `--output`"),
+            Self::SourceChanged { .. } => text("run it again when nobody writes to the source"),
+            Self::CacheDamaged { .. } => text("remove it with `ocne image cache prune`, and run it again"),
+            Self::Fetch(e) => e.hint(),
+            Self::Image { source, .. } => source.hint().map(str::to_owned),
+            Self::Inspect { source, .. } | Self::Convert { source, .. } => source.hint().map(str::to_owned),
+            _ => None,
+        }
+    }
 }

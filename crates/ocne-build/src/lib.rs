@@ -4,11 +4,32 @@
 //! the output is written once, as a copy of the source with the changes on top, under a temporary name, synced,
 //! read back, compared, opened, and renamed.
 
-pub mod copy;
-
+mod copy;
+mod create;
+mod error;
 mod event;
+mod examine;
+mod file_kind;
+mod files;
+mod output;
+mod plan;
+mod report;
+mod request;
+mod source;
+mod verify;
 
+pub use create::{Created, create};
+pub use error::{BuildError, FailureKind};
 pub use event::{Event, Events, Stage};
+pub use examine::{CheckRecord, Examination, ExamineError, FilesystemInfo, ImageRecord, PartitionRecord};
+pub use file_kind::{FileKind, file_kind};
+pub use files::{Entry, FileSystem, Found};
+pub use ocne_bootimage::{Architecture, BootImage, ImageKind};
+pub use ocne_container::{Cache, CacheEntry, FetchOptions, ImageReference};
+pub use ocne_disk::{CompressOptions, Compression};
+pub use plan::{Origin, Plan, plan};
+pub use request::{CreateRequest, Destination, Source};
+pub use source::{Fetched, fetch};
 
 /// The newest Kubernetes version that there is a boot image of.
 pub const NEWEST_KUBERNETES_VERSION: &str = "1.33";

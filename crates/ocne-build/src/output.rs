@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use fs_err::os::unix::fs::OpenOptionsExt as _;
@@ -58,9 +58,8 @@ impl OutputFile {
                 Err(rustix::io::Errno::WOULDBLOCK) => return Err(BuildError::OutputBusy { target }),
                 Err(e) => return Err(refused(e.into())),
             }
-            match take_over(&file, &temporary).map_err(refused)? {
-                true => return Ok(Self { file, temporary, target, committed: false }),
-                false => continue,
+            if take_over(&file, &temporary).map_err(refused)? {
+                return Ok(Self { file, temporary, target, committed: false });
             }
         }
         Err(BuildError::OutputBusy { target })
@@ -107,12 +106,13 @@ impl OutputFile {
         BuildError::Io { action: "write the output", source }
     }
 
-    /// Writes everything to the disk.
+    /// Writes all of a small file, and syncs it.
     ///
     /// # Errors
     /// When the disk does not take it.
-    pub fn sync(&self) -> io::Result<()> {
-        self.file.sync_all()
+    pub fn write(&self, content: &[u8]) -> Result<(), BuildError> {
+        let written = self.file.file().write_all_at(content, 0).and_then(|()| self.file.sync_all());
+        written.map_err(|e| self.write_error(content.len() as u64, e))
     }
 
     /// Gives the file, which was synced before, its name; an older file of the name is replaced.

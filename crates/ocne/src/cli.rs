@@ -24,6 +24,7 @@ Exit status:
 /// Where settings come from, for help texts and man pages.
 pub const ENVIRONMENT: &str = "\
 Environment:
+  OCNE_HOME            the folder of settings and images, instead of ~/.ocne
   OCNE_DEFAULTS        the defaults file, instead of ~/.ocne/defaults.yaml
   KUBECONFIG           the cluster configuration that --kubeconfig would name
   REGISTRY_AUTH_FILE   credentials for registries, as --authfile

@@ -2,6 +2,8 @@
 
 use std::error::Error;
 
+use ocne_build::{BuildError, FailureKind};
+
 /// Refused or failed.
 pub const EXIT_FAILED: u8 = 1;
 /// Wrong usage, or a wrong setting.
@@ -32,7 +34,7 @@ impl Failure {
         while let Some(cause) = source {
             let text = cause.to_string();
             // Many errors already end with what their source says.
-            if !last.contains(&text) {
+            if !last.ends_with(&text) {
                 causes.push(text.clone());
                 last = text;
             }
@@ -46,6 +48,11 @@ impl Failure {
         let inner = Self::new(error);
         let causes = std::iter::once(inner.message).chain(inner.causes).collect();
         Self { message: what.into(), causes, hint: None, exit_code: EXIT_FAILED }
+    }
+
+    /// A refusal that is no error of anything below.
+    pub fn refused(message: impl Into<String>) -> Self {
+        Self { message: message.into(), causes: Vec::new(), hint: None, exit_code: EXIT_FAILED }
     }
 
     /// Wrong usage that the parser cannot see.
@@ -83,6 +90,22 @@ impl Failure {
     /// The exit status.
     pub fn exit_code(&self) -> u8 {
         self.exit_code
+    }
+}
+
+impl From<BuildError> for Failure {
+    fn from(error: BuildError) -> Self {
+        let failure = Self::new(&error).with_exit_code(match error.kind() {
+            FailureKind::Failed => EXIT_FAILED,
+            FailureKind::Usage => EXIT_USAGE,
+            FailureKind::RemoteRefused => EXIT_REMOTE_REFUSED,
+            FailureKind::Resumable => EXIT_RESUMABLE,
+            FailureKind::Interrupted => EXIT_INTERRUPTED,
+        });
+        match error.hint() {
+            Some(hint) => failure.with_hint(hint),
+            None => failure,
+        }
     }
 }
 

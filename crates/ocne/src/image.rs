@@ -3,7 +3,9 @@
 mod cache;
 mod create;
 mod info;
+mod plan;
 mod source;
+mod text;
 
 use clap::Subcommand;
 

@@ -21,7 +21,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::failure::Failure;
 use crate::progress::{Progress, ProgressStyle};
-use crate::terminal::Terminal;
+use crate::terminal::{Terminal, printable};
 use crate::timestamp;
 
 /// The version of the JSON lines, see `docs/schemas/progress.schema.json`.
@@ -106,6 +106,7 @@ impl Printer {
     }
 
     /// Prints data as it is.
+    #[expect(clippy::unused_self, reason = "who prints data needs the printer, as with everything else")]
     pub fn data(&self, bytes: &[u8]) -> Result<(), Failure> {
         let mut out = io::stdout().lock();
         match out.write_all(bytes).and_then(|()| out.flush()) {
@@ -150,12 +151,12 @@ impl Printer {
 fn failure_lines(failure: &Failure, colour: bool) -> String {
     let paint =
         |code: &str, text: &str| if colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() };
-    let mut text = format!("{} {}\n", paint("1;31", "error:"), failure.text());
+    let mut text = format!("{} {}\n", paint("1;31", "error:"), printable(failure.text()));
     for cause in failure.causes() {
-        let _ = writeln!(text, "  caused by: {cause}");
+        let _ = writeln!(text, "  caused by: {}", printable(cause));
     }
     if let Some(hint) = failure.hint() {
-        let _ = writeln!(text, "{} {hint}", paint("1;36", "hint:"));
+        let _ = writeln!(text, "{} {}", paint("1;36", "hint:"), printable(hint));
     }
     text
 }
@@ -229,7 +230,7 @@ where
             return writer
                 .write_str(&json_line(&json!({ "event": "log", "level": name, "message": message })));
         }
-        let now = timestamp::now();
+        let (now, message) = (timestamp::now(), printable(&message));
         if self.colour {
             writeln!(writer, "\x1b[{code}m{level}\x1b[0m[{now}] {message}")
         } else {

@@ -124,9 +124,10 @@ impl Progress {
             return;
         }
         let seconds = elapsed.as_secs_f64();
-        match bytes {
-            Some(bytes) => info!("{}: ok ({}, {seconds:.1} s)", stage.label(), size(bytes)),
-            None => info!("{}: ok", stage.label()),
+        if let Some(bytes) = bytes {
+            info!("{}: ok ({}, {seconds:.1} s)", stage.label(), size(bytes));
+        } else {
+            info!("{}: ok", stage.label());
         }
     }
 

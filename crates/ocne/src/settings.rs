@@ -51,14 +51,12 @@ impl Settings {
         let mut settings = Self { values: Layer::default(), tree: Value::Null, origins: BTreeMap::new() };
         settings.lay(&built_in(), &Origin::Default)?;
         let named = env::var_os("OCNE_DEFAULTS").filter(|v| !v.is_empty()).map(PathBuf::from);
-        match named {
-            Some(path) => settings.lay_file(&path)?,
-            None => {
-                let path = home()?.join("defaults.yaml");
-                if path.exists() {
-                    settings.lay_file(&path)?;
-                }
-            }
+        let is_named = named.is_some();
+        let usual = || home().map(|folder| folder.join("defaults.yaml"));
+        match named.map_or_else(usual, Ok)? {
+            // The usual file need not be there; one that is named has to.
+            path if !is_named && !path.exists() => {}
+            path => settings.lay_file(&path)?,
         }
         if let Some(path) = config {
             settings.lay_file(path)?;
@@ -127,6 +125,20 @@ impl Settings {
             .collect()
     }
 
+    /// The Kubernetes version that is asked for, or configured.
+    ///
+    /// # Errors
+    /// When the configured one is none.
+    pub fn kubernetes_version(&self, asked: Option<&str>) -> Result<String, Failure> {
+        if let Some(version) = asked {
+            return Ok(version.to_owned());
+        }
+        let configured = self.values.kubernetes_version.as_deref();
+        let configured = configured.unwrap_or(ocne_build::NEWEST_KUBERNETES_VERSION);
+        kubernetes_version(configured)
+            .map_err(|e| Failure::usage(format!("`kubernetesVersion: {configured}` in the settings: {e}")))
+    }
+
     /// The container image that holds the boot image of a Kubernetes version.
     ///
     /// A configured image that names a tag or digest is taken as it is.
@@ -139,11 +151,26 @@ impl Settings {
     }
 }
 
-/// The folder of everything that the program keeps for a user: `~/.ocne`.
+/// A Kubernetes version such as `1.33` or `v1.33.2`, without the `v`.
+pub fn kubernetes_version(text: &str) -> Result<String, String> {
+    let part = |p: &str| !p.is_empty() && p.len() <= 4 && p.bytes().all(|b| b.is_ascii_digit());
+    let version = text.strip_prefix('v').unwrap_or(text);
+    let parts: Vec<&str> = version.split('.').collect();
+    if matches!(parts.len(), 2 | 3) && parts.iter().all(|p| part(p)) {
+        Ok(version.to_owned())
+    } else {
+        Err("a version is two or three numbers, such as 1.33 or 1.33.2".to_owned())
+    }
+}
+
+/// The folder of everything that the program keeps for a user: `OCNE_HOME`, or `~/.ocne`.
 ///
 /// # Errors
 /// When the user has no home folder.
 pub fn home() -> Result<PathBuf, Failure> {
+    if let Some(folder) = env::var_os("OCNE_HOME").filter(|v| !v.is_empty()) {
+        return Ok(PathBuf::from(folder));
+    }
     env::home_dir().filter(|p| p.is_absolute()).map(|p| p.join(".ocne")).ok_or_else(|| {
         Failure::usage("cannot find the home folder: HOME is not an absolute path")
             .with_hint("set HOME, or give every path as a flag")

@@ -42,9 +42,21 @@ fn unicode(set: impl Fn(&str) -> Option<String>) -> bool {
     locale.contains("utf-8") || locale.contains("utf8")
 }
 
+/// Text without anything that a terminal would act upon: names inside an image are whatever its maker chose.
+pub fn printable(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
+        if c.is_control() {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+        out
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{colour, unicode};
+    use super::{colour, printable, unicode};
 
     fn environment<'a>(set: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Option<String> + 'a {
         |name| set.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned())
@@ -58,6 +70,11 @@ mod tests {
         assert!(!colour(true, environment(&[("CLICOLOR", "0")])));
         assert!(colour(false, environment(&[("CLICOLOR_FORCE", "1")])));
         assert!(!colour(false, environment(&[("CLICOLOR_FORCE", "0")])));
+    }
+
+    #[test]
+    fn nothing_reaches_the_terminal_but_text() {
+        assert_eq!(printable("größe 1\u{1b}[2J\n\u{9b}"), "größe 1\\u{1b}[2J\\n\\u{9b}");
     }
 
     #[test]

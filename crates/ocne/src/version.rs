@@ -1,7 +1,7 @@
 //! `ocne version`.
 
 use clap::{Args, ValueEnum};
-use serde::Serialize;
+use serde_json::json;
 
 use crate::failure::Failure;
 use crate::printer::Printer;
@@ -25,25 +25,16 @@ enum VersionFormat {
     Json,
 }
 
-#[derive(Debug, Serialize)]
-struct Version {
-    schema: &'static str,
-    version: &'static str,
-    target_os: &'static str,
-    target_architecture: &'static str,
-    newest_kubernetes_version: &'static str,
-}
-
 /// Prints the version.
 pub fn run(arguments: &VersionArguments, printer: &Printer) -> Result<(), Failure> {
     match arguments.output {
         VersionFormat::Text => printer.line(concat!("ocne ", env!("CARGO_PKG_VERSION"))),
-        VersionFormat::Json => printer.json(&Version {
-            schema: "ocne.version/1",
-            version: env!("CARGO_PKG_VERSION"),
-            target_os: std::env::consts::OS,
-            target_architecture: std::env::consts::ARCH,
-            newest_kubernetes_version: ocne_build::NEWEST_KUBERNETES_VERSION,
-        }),
+        VersionFormat::Json => printer.json(&json!({
+            "schema": "ocne.version/1",
+            "version": env!("CARGO_PKG_VERSION"),
+            "target_os": std::env::consts::OS,
+            "target_architecture": std::env::consts::ARCH,
+            "newest_kubernetes_version": ocne_build::NEWEST_KUBERNETES_VERSION,
+        })),
     }
 }

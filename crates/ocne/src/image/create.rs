@@ -3,12 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
+use ocne_build::{Architecture, CompressOptions, Compression, CreateRequest, Destination, ImageKind, Source};
+use tracing::info;
 
-use super::source::FetchArguments;
+use super::plan;
+use super::source::{self, FetchArguments};
 use crate::cli::{ConfigFileArgument, GlobalArguments};
 use crate::failure::Failure;
+use crate::interrupt::cancel_on_signals;
 use crate::printer::{OutputStyle, Printer};
 use crate::progress::ProgressStyle;
+use crate::settings::{Settings, home, kubernetes_version};
 
 /// Arguments of `ocne image create`.
 #[derive(Debug, Args)]
@@ -62,7 +67,7 @@ pub struct CreateArguments {
     builder: Builder,
     /// Write all clusters of the image compressed anew: zlib or zstd, with an optional level
     #[arg(long, value_name = "FORMAT[:LEVEL]", value_parser = recompress)]
-    recompress: Option<Recompress>,
+    recompress: Option<CompressOptions>,
     /// Do not look whether the converted image can boot
     #[arg(long)]
     no_preflight: bool,
@@ -109,21 +114,12 @@ enum Builder {
     Local,
 }
 
-/// How clusters are compressed anew.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Recompress {
-    zstd: bool,
-    level: Option<u32>,
-}
-
-pub fn kubernetes_version(text: &str) -> Result<String, String> {
-    let part = |p: &str| !p.is_empty() && p.len() <= 4 && p.bytes().all(|b| b.is_ascii_digit());
-    let version = text.strip_prefix('v').unwrap_or(text);
-    let parts: Vec<&str> = version.split('.').collect();
-    if matches!(parts.len(), 2 | 3) && parts.iter().all(|p| part(p)) {
-        Ok(version.to_owned())
-    } else {
-        Err("a version is two or three numbers, such as 1.33 or 1.33.2".to_owned())
+impl From<Arch> for Architecture {
+    fn from(arch: Arch) -> Self {
+        match arch {
+            Arch::Amd64 => Self::Amd64,
+            Arch::Arm64 => Self::Arm64,
+        }
     }
 }
 
@@ -162,14 +158,14 @@ fn builder(text: &str) -> Result<Builder, String> {
     }
 }
 
-fn recompress(text: &str) -> Result<Recompress, String> {
+fn recompress(text: &str) -> Result<CompressOptions, String> {
     let (name, level) = match text.split_once(':') {
         Some((name, level)) => (name, Some(level)),
         None => (text, None),
     };
-    let (zstd, levels) = match name {
-        "zlib" => (false, 1..=12),
-        "zstd" => (true, 1..=22),
+    let (compression, levels) = match name {
+        "zlib" => (Compression::Zlib, 1..=12),
+        "zstd" => (Compression::Zstd, 1..=19),
         _ => return Err("possible values: zlib, zstd, each with an optional level such as zstd:9".to_owned()),
     };
     let level = match level.map(str::parse::<u32>) {
@@ -177,7 +173,7 @@ fn recompress(text: &str) -> Result<Recompress, String> {
         Some(Ok(level)) if levels.contains(&level) => Some(level),
         Some(_) => return Err(format!("levels of {name} are {} to {}", levels.start(), levels.end())),
     };
-    Ok(Recompress { zstd, level })
+    Ok(CompressOptions { compression, level, ..CompressOptions::default() })
 }
 
 impl CreateArguments {
@@ -185,10 +181,84 @@ impl CreateArguments {
     pub fn output_style(&self) -> OutputStyle {
         OutputStyle { quiet: self.quiet, progress: self.progress }
     }
+
+    /// Decides everything that was left open.
+    fn request(&self, settings: &Settings) -> Result<CreateRequest, Failure> {
+        let kind = match self.kind {
+            Kind::Oci => ImageKind::Oci,
+            Kind::Olvm => ImageKind::Olvm,
+            Kind::Ostree => {
+                return Err(Failure::usage("the type `ostree` comes with a later release")
+                    .with_hint("`--type oci` and `--type olvm` are there"));
+            }
+        };
+        let kubernetes_version = settings.kubernetes_version(self.version.as_deref())?;
+        let provider = match kind {
+            ImageKind::Oci => "oci",
+            ImageKind::Olvm => "openstack",
+        };
+        let architecture = self.arch.map(Architecture::from);
+        let source = match &self.file {
+            Some(path) => Source::File { path: path.clone(), architecture },
+            None => source::image(
+                self.image.as_deref(),
+                architecture,
+                &kubernetes_version,
+                &self.fetch,
+                settings,
+            )?,
+        };
+        let destination = match &self.output {
+            None => Destination::Folder(home()?.join("images")),
+            Some(path) if is_folder(path) => Destination::Folder(path.clone()),
+            Some(path) => Destination::File(path.clone()),
+        };
+        Ok(CreateRequest {
+            kind,
+            kubernetes_version,
+            ignition_provider: self.ignition_provider.clone().unwrap_or_else(|| provider.to_owned()),
+            kernel_args: self.kernel_args.clone().filter(|text| !text.trim().is_empty()),
+            source,
+            destination,
+            recompress: self.recompress,
+            preflight: !self.no_preflight,
+            report: self.report.clone(),
+        })
+    }
+
+    /// Says where the image is converted, and why.
+    fn log_builder(&self, settings: &Settings) {
+        if self.builder == Builder::Local {
+            return;
+        }
+        if let Some(path) = &settings.values.kubeconfig {
+            info!("Building in this process: builders in clusters, such as that of `{path}`, come later");
+        } else {
+            info!("Building in this process: no cluster is configured");
+        }
+    }
+}
+
+/// Whether a path means a folder: one that is there, or a name that ends in a slash.
+fn is_folder(path: &Path) -> bool {
+    path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/")
 }
 
 /// Makes the image.
 pub fn run(arguments: &CreateArguments, global: &GlobalArguments, printer: &Printer) -> Result<(), Failure> {
-    let _ = (arguments, global, printer, Path::new(""));
+    let settings = Settings::load(global, arguments.config.config.as_deref())?;
+    let request = arguments.request(&settings)?;
+    if arguments.plan {
+        return printer.data(plan::text(&ocne_build::plan(&request)?).as_bytes());
+    }
+    let cancel = cancel_on_signals()?;
+    info!("Creating Image");
+    arguments.log_builder(&settings);
+    let progress = printer.progress();
+    let created = ocne_build::create(&request, &|event| progress.handle(&event), &cancel)?;
+    info!("New boot image was created successfully at {}", created.path.display());
+    if printer.quiet() {
+        printer.line(&created.path.display().to_string())?;
+    }
     Ok(())
 }

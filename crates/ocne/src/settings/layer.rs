@@ -144,6 +144,15 @@ pub struct WrongValue {
     reason: String,
 }
 
+/// What is wrong, without the place: that is said at the beginning.
+fn reason(error: &serde_saphyr::Error) -> String {
+    let text = error.without_snippet().to_string();
+    match text.rsplit_once(" at line ") {
+        Some((reason, _)) => reason.to_owned(),
+        None => text,
+    }
+}
+
 fn at_key(key: &str) -> String {
     if key.is_empty() || key == "." { String::new() } else { format!(", key `{key}`") }
 }
@@ -163,11 +172,7 @@ impl Layer {
         });
         match parsed {
             Ok(layer) => Ok(layer.unwrap_or_default()),
-            Err(e) => Err(WrongValue {
-                line: e.location().map_or(1, |l| l.line()),
-                key,
-                reason: e.without_snippet().to_string(),
-            }),
+            Err(e) => Err(WrongValue { line: e.location().map_or(1, |l| l.line()), key, reason: reason(&e) }),
         }
     }
 }

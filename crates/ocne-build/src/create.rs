@@ -1,0 +1,379 @@
+//! The build of one image in this process.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::panic::resume_unwind;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use ocne_bootimage::{Architecture, Conversion, ConvertOptions};
+use ocne_disk::{
+    BlockDevice as _, BlockWrite as _, CommitPlan, CompressOptions, Qcow2, Qcow2Error, write_compressed,
+};
+use ocne_xfs::Timestamp;
+use rustix::rand::{GetRandomFlags, getrandom};
+use tracing::debug;
+
+use crate::copy::{
+    CHUNK_BYTES, ChunkChecksums, CopyError, Digester, FileDigest, first_difference, patched_copy,
+};
+use crate::error::BuildError;
+use crate::event::{Event, Events, Stage};
+use crate::output::OutputFile;
+use crate::report::{OutputRecord, REPORT_SCHEMA, Report, SourceRecord, Timings, milliseconds};
+use crate::request::CreateRequest;
+use crate::source::{BootSource, discard, obtain};
+use crate::verify;
+
+/// A finished build.
+#[derive(Debug, Clone)]
+pub struct Created {
+    /// The image, by its absolute path.
+    pub path: PathBuf,
+    /// Its size.
+    pub size_bytes: u64,
+}
+
+/// Builds an image.
+///
+/// Nothing has the output's name before all of it was written, synced, read back and opened. `cancel` is
+/// looked at every few MiB.
+///
+/// # Errors
+/// See [`BuildError`]. Nothing is left of the output then.
+pub fn create(
+    request: &CreateRequest,
+    events: Events<'_>,
+    cancel: &Arc<AtomicBool>,
+) -> Result<Created, BuildError> {
+    let started = Instant::now();
+    let architecture = request.resolved_architecture()?;
+    request.make_folder()?;
+    // Opened before anything takes time: a folder that cannot be written is said at once.
+    let output = OutputFile::create(&request.target(architecture)?)?;
+    let report_file = request.report.as_deref().map(OutputFile::create).transpose()?;
+    let run = Run { request, architecture, output: &output, events, cancel };
+    let mut timings = Timings::default();
+    let mut source = run.fetch(&mut timings)?;
+    let mut built = run.build(&source, &mut timings);
+    if let Err(BuildError::CacheDamaged { path, .. }) = &built {
+        events(Event::Warning(format!(
+            "the cached image `{}` is damaged, and is fetched again",
+            path.display()
+        )));
+        discard(&request.source, path)?;
+        source = run.fetch(&mut timings)?;
+        built = run.build(&source, &mut timings);
+    }
+    let built = built?;
+    run.look()?;
+    let size_bytes = built.size_bytes;
+    let path = std::path::absolute(output.target())
+        .map_err(|source| BuildError::Io { action: "find the present folder", source })?;
+    timings.total = milliseconds(started.elapsed());
+    if let Some(file) = &report_file {
+        let record = run.report(&source, &path, &built, timings);
+        let mut text = serde_json::to_vec_pretty(&record).unwrap_or_default();
+        text.push(b'\n');
+        file.write(&text)?;
+    }
+    output.commit()?;
+    if let Some(file) = report_file {
+        file.commit()?;
+    }
+    Ok(Created { path, size_bytes })
+}
+
+/// What all steps of one build share.
+struct Run<'a> {
+    request: &'a CreateRequest,
+    architecture: Architecture,
+    output: &'a OutputFile,
+    events: Events<'a>,
+    cancel: &'a Arc<AtomicBool>,
+}
+
+/// An output that was written, synced and verified.
+struct Built {
+    conversion: Conversion,
+    size_bytes: u64,
+    /// SHA-256 of the source and of the output, if a report wants them.
+    source_sha256: Option<String>,
+    output_sha256: Option<String>,
+}
+
+/// An output that was written and synced.
+struct Written {
+    conversion: Conversion,
+    size_bytes: u64,
+    how: How,
+}
+
+/// How an output was written, with what its verification needs.
+enum How {
+    /// As a copy of the source: what was read back of it, and the chunks that differ from the source.
+    Copied { digest: FileDigest, changed: ChunkChecksums },
+    /// As a new image of this disk.
+    Recompressed(Box<Qcow2>),
+}
+
+impl Run<'_> {
+    fn look(&self) -> Result<(), BuildError> {
+        if self.cancel.load(Ordering::Relaxed) { Err(BuildError::Interrupted) } else { Ok(()) }
+    }
+
+    fn stage<T>(
+        &self,
+        stage: Stage,
+        total_bytes: Option<u64>,
+        timing: &mut u64,
+        work: impl FnOnce() -> Result<T, BuildError>,
+    ) -> Result<T, BuildError> {
+        self.look()?;
+        let started = Instant::now();
+        (self.events)(Event::Begin { stage, total_bytes });
+        let result = work()?;
+        *timing = milliseconds(started.elapsed());
+        (self.events)(Event::End { stage, elapsed: started.elapsed(), bytes: total_bytes });
+        Ok(result)
+    }
+
+    fn fetch(&self, timings: &mut Timings) -> Result<BootSource, BuildError> {
+        self.stage(Stage::Fetch, None, &mut timings.fetch, || {
+            obtain(&self.request.source, self.events, self.cancel)
+        })
+    }
+
+    /// Converts the source and writes the output, while the source is read for its digests.
+    fn build(&self, source: &BootSource, timings: &mut Timings) -> Result<Built, BuildError> {
+        let before = source.identity()?;
+        let sha256 = self.request.report.is_some() && source.sha256.is_none() || source.unverified();
+        let (digest, written) = thread::scope(|scope| {
+            let digest = scope.spawn(|| {
+                let mut digester = Digester::new(&source.file, sha256, self.cancel);
+                digester.advance(before.size_bytes).map(|()| digester.finish())
+            });
+            let written = self.convert(source, timings).and_then(|c| self.write(source, c, timings));
+            (digest.join().unwrap_or_else(|panic| resume_unwind(panic)), written)
+        });
+        let digest = digest.map_err(|e| read_error(e, "read the source"));
+        if let (Some(expected), Ok(FileDigest { sha256: Some(actual), .. })) = (&source.sha256, &digest) {
+            // Said first: it explains whatever else went wrong.
+            if expected != actual {
+                let (path, expected, actual) = (source.path.clone(), expected.clone(), actual.clone());
+                return Err(BuildError::CacheDamaged { path, expected, actual });
+            }
+        }
+        let (written, digest) = (written?, digest?);
+        if source.identity()? != before {
+            return Err(BuildError::SourceChanged { path: source.path.clone() });
+        }
+        self.stage(Stage::Verify, None, &mut timings.verify, || self.verify(&digest, &written))?;
+        let output_sha256 = match written.how {
+            How::Copied { digest, .. } => digest.sha256,
+            How::Recompressed(_) if self.request.report.is_some() => {
+                self.output_sha256(written.size_bytes)?
+            }
+            How::Recompressed(_) => None,
+        };
+        Ok(Built {
+            source_sha256: source.sha256.clone().or(digest.sha256),
+            output_sha256,
+            conversion: written.conversion,
+            size_bytes: written.size_bytes,
+        })
+    }
+
+    /// Converts in memory.
+    fn convert(&self, source: &BootSource, timings: &mut Timings) -> Result<(Conversion, Qcow2), BuildError> {
+        let options = ConvertOptions {
+            kind: self.request.kind,
+            ignition_provider: self.request.ignition_provider.clone(),
+            kernel_args: self.request.kernel_args.clone(),
+            boot_uuid: random_uuid()?,
+            root_uuid: random_uuid()?,
+            now: now(),
+            seed: u64::from_le_bytes(random()?),
+            architecture: Some(self.architecture),
+            preflight: self.request.preflight,
+        };
+        let refused = |e| BuildError::Image { path: source.path.clone(), source: e };
+        self.stage(Stage::Convert, None, &mut timings.convert, || {
+            let mut qcow2 = Qcow2::open(&source.path).map_err(refused)?;
+            let conversion = ocne_bootimage::convert(&qcow2, &options, &|event| debug!(?event, "converting"))
+                .map_err(|e| BuildError::Convert { path: source.path.clone(), source: Box::new(e) })?;
+            for finding in &conversion.findings {
+                (self.events)(Event::Warning(finding.message.clone()));
+            }
+            for (&at, bytes) in &conversion.changes {
+                qcow2.write_at(at, bytes).map_err(|e| refused(e.into()))?;
+            }
+            Ok((conversion, qcow2))
+        })
+    }
+
+    /// Writes the output and syncs it.
+    fn write(
+        &self,
+        source: &BootSource,
+        (conversion, mut qcow2): (Conversion, Qcow2),
+        timings: &mut Timings,
+    ) -> Result<Written, BuildError> {
+        let refused = |e| BuildError::Image { path: source.path.clone(), source: e };
+        if let Some(options) = &self.request.recompress {
+            let size_bytes = qcow2.size_bytes();
+            let written = self.stage(Stage::Write, Some(size_bytes), &mut timings.write, || {
+                self.recompress(source, &qcow2, options)
+            })?;
+            return Ok(Written { conversion, size_bytes: written, how: How::Recompressed(Box::new(qcow2)) });
+        }
+        let plan = qcow2.plan_commit().map_err(refused)?;
+        let size_bytes = plan.file_size_bytes;
+        self.output.check_space(size_bytes)?;
+        let (digest, changed) =
+            self.stage(Stage::Write, Some(size_bytes), &mut timings.write, || self.copy(source, &plan))?;
+        Ok(Written { conversion, size_bytes, how: How::Copied { digest, changed } })
+    }
+
+    /// Writes all of the converted disk compressed anew; how large the file became.
+    fn recompress(
+        &self,
+        source: &BootSource,
+        disk: &Qcow2,
+        options: &CompressOptions,
+    ) -> Result<u64, BuildError> {
+        let file = self.output.file();
+        let progress = |done_bytes| {
+            (self.events)(Event::Bytes { stage: Stage::Write, done_bytes });
+            if self.cancel.load(Ordering::Relaxed) {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        };
+        // Nobody knows before how small it will get; as large as the source is a good guess.
+        let needed_bytes = disk.info().file_size_bytes;
+        match write_compressed(disk, file, options, &progress) {
+            Ok(summary) => {
+                file.sync_all().map_err(|e| self.output.write_error(needed_bytes, e))?;
+                Ok(summary.file_size_bytes)
+            }
+            Err(Qcow2Error::Interrupted) => Err(BuildError::Interrupted),
+            Err(Qcow2Error::Io { source, .. }) => Err(self.output.write_error(needed_bytes, source)),
+            Err(e) => Err(BuildError::Image { path: source.path.clone(), source: e }),
+        }
+    }
+
+    /// Copies the source with the plan's writes on top, and reads the copy back behind the writing.
+    fn copy(
+        &self,
+        source: &BootSource,
+        plan: &CommitPlan,
+    ) -> Result<(FileDigest, ChunkChecksums), BuildError> {
+        let file = self.output.file();
+        let size_bytes = plan.file_size_bytes;
+        let (changed, digest) = thread::scope(|scope| {
+            let (written, to_read) = mpsc::channel();
+            let digest = scope.spawn(move || {
+                let mut digester = Digester::new(file, self.request.report.is_some(), self.cancel);
+                to_read.iter().try_for_each(|end_bytes| digester.advance(end_bytes))?;
+                Ok(digester.finish())
+            });
+            let changed =
+                patched_copy(&source.file, file, &plan.patches(), size_bytes, self.cancel, |done_bytes| {
+                    (self.events)(Event::Bytes { stage: Stage::Write, done_bytes });
+                    let _ = written.send(done_bytes); // a reader that failed says so itself
+                });
+            let changed = changed.and_then(|c| file.sync_all().map(|()| c).map_err(CopyError::Write));
+            drop(written);
+            (changed, digest.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        });
+        let failed = |e| match e {
+            CopyError::Write(e) => self.output.write_error(size_bytes, e),
+            e => read_error(e, "copy the image"),
+        };
+        Ok((digest.map_err(failed)?, changed.map_err(failed)?))
+    }
+
+    fn output_sha256(&self, size_bytes: u64) -> Result<Option<String>, BuildError> {
+        let mut digester = Digester::new(self.output.file(), true, self.cancel);
+        digester.advance(size_bytes).map_err(|e| read_error(e, "read the output back"))?;
+        Ok(digester.finish().sha256)
+    }
+
+    /// Compares what was read back with what it has to be, and opens it as the image that it is.
+    fn verify(&self, source: &FileDigest, written: &Written) -> Result<(), BuildError> {
+        let path = self.output.temporary();
+        let differs = |reason| BuildError::NotAsWritten { path: path.to_owned(), reason };
+        match &written.how {
+            How::Copied { digest, changed } => {
+                if let Some(chunk) = first_difference(&source.checksums, changed, &digest.checksums) {
+                    return Err(differs(format!("bytes from {} on differ", chunk * CHUNK_BYTES)));
+                }
+                verify::changes(path, &written.conversion.changes).map_err(differs)
+            }
+            How::Recompressed(disk) => verify::whole(path, disk.as_ref(), self.cancel).map_err(differs),
+        }
+    }
+
+    fn report(&self, source: &BootSource, path: &Path, built: &Built, timings: Timings) -> Report {
+        let disk_sha256 = built.source_sha256.clone().unwrap_or_default();
+        Report {
+            schema: REPORT_SCHEMA,
+            source: SourceRecord {
+                reference: source.reference.clone(),
+                digest: source.manifest_digest.clone().unwrap_or_else(|| format!("sha256:{disk_sha256}")),
+                disk_sha256,
+            },
+            output: OutputRecord {
+                path: path.display().to_string(),
+                sha256: built.output_sha256.clone().unwrap_or_default(),
+                size_bytes: built.size_bytes,
+            },
+            kind: self.request.kind,
+            architecture: self.architecture,
+            kubernetes_version: self.request.kubernetes_version.clone(),
+            builder: "local",
+            filesystems: built.conversion.filesystems.clone(),
+            entries: built.conversion.entries.clone(),
+            files: built.conversion.files.clone(),
+            findings: built.conversion.findings.clone(),
+            timings_ms: timings,
+        }
+    }
+}
+
+fn read_error(error: CopyError, action: &'static str) -> BuildError {
+    match error {
+        CopyError::Interrupted => BuildError::Interrupted,
+        CopyError::Read(source) | CopyError::Write(source) => BuildError::Io { action, source },
+    }
+}
+
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp { seconds: i64::try_from(since.as_secs()).unwrap_or(0), nanoseconds: since.subsec_nanos() }
+}
+
+/// Bytes that nobody can guess.
+fn random<const N: usize>() -> Result<[u8; N], BuildError> {
+    let mut bytes = [0; N];
+    match getrandom(&mut bytes, GetRandomFlags::empty()) {
+        Ok(n) if n == N => Ok(bytes), // up to 256 bytes always come at once
+        Ok(_) => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+        Err(e) => Err(e.into()),
+    }
+    .map_err(|source| BuildError::Io { action: "get random bytes", source })
+}
+
+/// A random UUID: RFC 9562, version 4.
+fn random_uuid() -> Result<[u8; 16], BuildError> {
+    let mut uuid: [u8; 16] = random()?;
+    uuid[6] = uuid[6] & 0x0F | 0x40;
+    uuid[8] = uuid[8] & 0x3F | 0x80;
+    Ok(uuid)
+}
