@@ -2,7 +2,7 @@
 
 use ocne_disk::BlockDevice;
 
-use crate::edit::group::{Group, Owner};
+use crate::edit::group::{Group, Owner, Reserve};
 use crate::edit::{EditError, Editor};
 use crate::inode::Extent;
 
@@ -30,15 +30,15 @@ impl<D: BlockDevice> Editor<'_, D> {
     pub(super) fn allocate(&mut self, prefer: u32, count: u64, owner: Owner) -> Result<Vec<Run>, EditError> {
         let mut runs: Vec<Run> = Vec::new();
         let mut left = count;
-        for keep_reserve in [true, false] {
+        let sb = self.sb.clone();
+        for reserve in [Reserve::Kernel, Reserve::Edit, Reserve::Nothing] {
             while left > 0 {
                 let wanted = u32::try_from(left.min(Extent::MAX_COUNT)).unwrap_or(u32::MAX);
                 let mut best: Option<(u32, u32)> = None;
                 for agno in self.group_numbers(prefer) {
                     let group = self.group(agno)?;
-                    let reserve = if keep_reserve { group.reserve_blocks() } else { 0 };
-                    let usable =
-                        group.longest().min(group.agf.free_blocks.saturating_sub(reserve)).min(wanted);
+                    let kept = group.reserve_blocks(&sb, reserve);
+                    let usable = group.longest().min(group.agf.free_blocks.saturating_sub(kept)).min(wanted);
                     if usable > best.map_or(0, |b| b.0) {
                         best = Some((usable, agno));
                     }

@@ -4,7 +4,8 @@ use ocne_disk::BlockDevice;
 
 use crate::ag::{AGF_SECTOR, AGI_SECTOR, Agf, Agi, agf, agi};
 use crate::btree::{
-    FreeRecord, InodeRecord, REFCOUNT_COW, RMAP_BMBT_BLOCK, RefcountRecord, RmapRecord, Tree, owner,
+    FreeRecord, INODES_PER_CHUNK, InodeRecord, REFCOUNT_COW, RMAP_BMBT_BLOCK, RefcountRecord, RmapRecord,
+    Tree, owner,
 };
 use crate::bytes::put_u32;
 use crate::cache::ByteRange;
@@ -37,6 +38,17 @@ impl Owner {
         let moves = mapping.is_inode_owner() && self.offset & RMAP_BMBT_BLOCK == 0;
         Self { offset: self.offset + if moves { blocks } else { 0 }, ..self }
     }
+}
+
+/// How much of the free space of a group files do not get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reserve {
+    /// What the kernel keeps (`xfs_ag_resv_init`), so that btrees can grow to their largest.
+    Kernel,
+    /// What btrees may need for an edit.
+    Edit,
+    /// Nothing.
+    Nothing,
 }
 
 /// An allocation group that is being changed.
@@ -95,10 +107,26 @@ impl Group {
         self.cnt.last().map_or(0, |r| r.count)
     }
 
-    /// What new btree nodes may need: not given to files while there is another way.
-    pub(super) fn reserve_blocks(&self) -> u32 {
+    /// Free blocks that are not given to files.
+    pub(super) fn reserve_blocks(&self, sb: &Superblock, reserve: Reserve) -> u32 {
         let levels = self.agf.bno_level + self.agf.cnt_level + self.agf.rmap_level + self.agf.refcount_level;
-        2 * (levels + self.agi.level + self.agi.free_level) + 8
+        let for_edit = 2 * (levels + self.agi.level + self.agi.free_level) + 8;
+        match reserve {
+            Reserve::Nothing => 0,
+            Reserve::Edit => for_edit,
+            Reserve::Kernel => {
+                let blocks = u64::from(self.agf.length);
+                let grows = |tree: Tree, records: u64, has: u32| {
+                    let most = if tree.is_in(sb) { largest_tree(sb, tree, records) } else { 0 };
+                    u32::try_from(most).unwrap_or(u32::MAX).saturating_sub(has)
+                };
+                let chunks = (blocks << sb.inodes_per_block_log) / u64::from(INODES_PER_CHUNK);
+                for_edit
+                    .saturating_add(grows(Tree::Refcount, blocks, self.agf.refcount_blocks))
+                    .saturating_add(grows(Tree::Rmap, blocks, self.agf.rmap_blocks))
+                    .saturating_add(grows(Tree::Fino, chunks, self.agi.finobt_blocks))
+            }
+        }
     }
 
     /// Takes `count` blocks from the end of the longest free extent, which is as long at least.
@@ -525,6 +553,19 @@ impl Group {
         }
         crc::stamp(b, agi::CRC);
     }
+}
+
+/// Blocks of a tree with so many records whose blocks are half full.
+fn largest_tree(sb: &Superblock, tree: Tree, records: u64) -> u64 {
+    let [leaf, node] = [tree.max_records(sb.block_size_bytes), tree.max_children(sb.block_size_bytes)]
+        .map(|max| (max as u64 / 2).max(2));
+    let mut row = records.div_ceil(leaf);
+    let mut blocks = row;
+    while row > 1 {
+        row = row.div_ceil(node);
+        blocks += row;
+    }
+    blocks
 }
 
 /// A tree, when the file system has it.
