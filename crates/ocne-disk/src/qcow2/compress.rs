@@ -18,7 +18,7 @@ const RUN_BYTES: u64 = 1 << 20;
 /// Runs that a worker may be ahead of the packer.
 const RUNS_AHEAD: usize = 4;
 /// Default level of zlib; see docs/decisions/0002-recompress.md.
-const ZLIB_LEVEL: u32 = 6;
+const ZLIB_LEVEL: u32 = 2;
 /// Default level of zstd.
 const ZSTD_LEVEL: u32 = 3;
 
@@ -27,7 +27,7 @@ const ZSTD_LEVEL: u32 = 3;
 pub struct CompressOptions {
     /// The compression.
     pub compression: Compression,
-    /// Its level: zlib 1 to 12, zstd 1 to 19; by default 6 and 3.
+    /// Its level: zlib 1 to 12, zstd 1 to 19; by default 2 and 3.
     pub level: Option<u32>,
     /// Worker threads; 0 means one for each processor.
     pub threads: usize,
