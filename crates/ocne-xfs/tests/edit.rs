@@ -73,7 +73,12 @@ fn edit(editor: &mut Editor<'_, ocne_disk::RawDevice>, model: &mut Model, random
             Label::Inherit => parent.label,
         };
         let new = NewInode { mode: 0o640, uid: 1000, gid: 70_000, label };
-        let bytes = if is_new_dir { Vec::new() } else { let n = length(random); content(random, n) };
+        let bytes = if is_new_dir {
+            Vec::new()
+        } else {
+            let n = length(random);
+            content(random, n)
+        };
         let ino = if is_new_dir {
             editor.create_dir(dir_ino, name.as_bytes(), &new).unwrap()
         } else {

@@ -67,7 +67,8 @@ fn a_changed_uuid_is_mounted_and_recovered() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    for (i, log) in [&[][..], &["-l", "su=32k"], &["-l", "su=256k"], &["-s", "size=4096"]].iter().enumerate() {
+    for (i, log) in [&[][..], &["-l", "su=32k"], &["-l", "su=256k"], &["-s", "size=4096"]].iter().enumerate()
+    {
         let image = mkfs(dir.path(), &format!("image-{i}"), 320, log);
         let old = open(&image).superblock().uuid;
         set_uuid(&image, UUID);

@@ -498,3 +498,6 @@ fn pair(index: usize, len: usize, size: impl Fn(usize) -> usize) -> usize {
         index - 1
     }
 }
+
+#[cfg(test)]
+mod tests;

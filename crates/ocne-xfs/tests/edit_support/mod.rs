@@ -145,7 +145,8 @@ pub fn fill_and_empty(top: &Path) {
             n += 1;
             let file = fs_err::File::create(&path);
             let Ok(file) = file else { break };
-            if rustix::fs::fallocate(file.file(), rustix::fs::FallocateFlags::empty(), 0, 1 << shift).is_err() {
+            if rustix::fs::fallocate(file.file(), rustix::fs::FallocateFlags::empty(), 0, 1 << shift).is_err()
+            {
                 break;
             }
         }
