@@ -2,8 +2,6 @@
 #![allow(dead_code, reason = "each test uses a part")]
 
 pub mod make_sample;
-pub mod kernel;
-pub mod model;
 pub mod sample;
 
 use std::ffi::CString;
