@@ -72,11 +72,8 @@ proptest! {
             let insert = if i < half { what > 0 } else { what == 0 };
             let present: Option<u32> = wanted.range(start..).next().or_else(|| wanted.first()).copied();
             match present {
-                _ if insert => {
-                    if wanted.insert(start) {
-                        tree.insert(record(start));
-                    }
-                }
+                _ if insert && wanted.insert(start) => tree.insert(record(start)),
+                _ if insert => {}
                 Some(old) if what == 1 && !wanted.contains(&start) => {
                     tree.replace(&record(old), record(start)).unwrap();
                     wanted.remove(&old);
