@@ -9,8 +9,8 @@ use crate::architecture::{Architecture, ArchitectureSign};
 use crate::loader_entry::LoaderEntry;
 use crate::tree;
 
-/// The largest EFI program that is read for its header: those of GRUB and shim have one to four MiB.
-const MAX_PROGRAM_BYTES: u64 = 16 << 20;
+/// Bytes of EFI programs that are read for their headers: those of GRUB and shim have one to four MiB each.
+const MAX_READ_BYTES: u64 = 64 << 20;
 /// Bytes of a kernel that have its header.
 const KERNEL_START_BYTES: u32 = 4096;
 
@@ -33,13 +33,15 @@ pub struct EfiProgram {
 /// When the file system is damaged.
 pub fn programs<D: BlockDevice>(efi: &Fat<D>) -> Result<Vec<EfiProgram>, FatError> {
     let mut programs = Vec::new();
+    let mut budget_bytes = MAX_READ_BYTES;
     for vendor in efi.list("/EFI")?.into_iter().filter(|e| e.is_dir && !matches!(e.name.as_str(), "." | ".."))
     {
         let dir = format!("/EFI/{}", vendor.name);
         for file in efi.list(&dir)?.into_iter().filter(|e| !e.is_dir && has_efi_suffix(&e.name)) {
             let path = format!("{dir}/{}", file.name);
-            let content = if file.size_bytes <= MAX_PROGRAM_BYTES {
-                efi.read(&path, MAX_PROGRAM_BYTES)?
+            let content = if file.size_bytes <= budget_bytes {
+                budget_bytes -= file.size_bytes;
+                efi.read(&path, file.size_bytes)?
             } else {
                 Vec::new()
             };

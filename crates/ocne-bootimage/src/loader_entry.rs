@@ -68,65 +68,60 @@ impl LoaderEntry {
     /// Sets the Ignition platform wherever the entry names one, and says whether it did.
     pub fn set_platform(&mut self, platform: &str) -> bool {
         let needle = format!("{PLATFORM_ARGUMENT}=");
-        let mut found = false;
+        let mut values = Vec::new();
         let mut at = 0;
         while let Some(start) = find(&self.text, needle.as_bytes(), at) {
             let value = start + needle.len();
             let end = self.text[value..].iter().position(|b| b.is_ascii_whitespace() || *b == b'"');
-            let end = end.map_or(self.text.len(), |n| value + n);
+            at = end.map_or(self.text.len(), |n| value + n);
             // a longer name that ends in this one is another argument
-            let inside_name = start > 0
-                && matches!(self.text[start - 1], b'.' | b'-' | b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z');
-            if inside_name {
-                at = end;
-            } else {
-                self.text.splice(value..end, platform.bytes());
-                at = value + platform.len();
-                found = true;
+            let is_name = |b: &u8| b.is_ascii_alphanumeric() || b".-_".contains(b);
+            if !self.text[..start].last().is_some_and(is_name) {
+                values.push(value..at);
             }
         }
-        found
+        self.replace(&values, platform)
     }
 
     /// Appends text to the end of every `options` line, after a space.
     pub fn append(&mut self, text: &str) {
-        for range in self.ranges("options").into_iter().rev() {
-            self.append_at(range, text);
-        }
+        let ends: Vec<_> = self.ranges("options").into_iter().map(|r| r.end..r.end).collect();
+        self.replace(&ends, &format!(" {text}"));
     }
 
     /// Appends text to the end of the last `options` line, after a space; says whether there is one.
     pub fn append_last(&mut self, text: &str) -> bool {
-        match self.ranges("options").pop() {
-            Some(range) => {
-                self.append_at(range, text);
-                true
-            }
-            None => false,
-        }
-    }
-
-    fn append_at(&mut self, range: Range<usize>, text: &str) {
-        self.text.splice(range.end..range.end, format!(" {text}").bytes());
+        let end: Vec<_> = self.ranges("options").pop().into_iter().map(|r| r.end..r.end).collect();
+        self.replace(&end, &format!(" {text}"))
     }
 
     /// Replaces an argument in the `options` lines: whole words only. Says whether there was one.
     pub fn replace_argument(&mut self, old: &str, new: &str) -> bool {
-        let mut found = false;
-        for range in self.ranges("options").into_iter().rev() {
-            let mut at = range.end;
-            while let Some(start) = rfind(&self.text[..at], old.as_bytes(), range.start) {
-                let end = start + old.len();
-                let starts = start == range.start || self.text[start - 1].is_ascii_whitespace();
-                let ends = self.text.get(end).is_none_or(u8::is_ascii_whitespace);
-                if starts && ends {
-                    self.text.splice(start..end, new.bytes());
-                    found = true;
+        let mut words = Vec::new();
+        for line in self.ranges("options") {
+            let mut at = line.start;
+            for word in self.text[line].split(u8::is_ascii_whitespace) {
+                if word == old.as_bytes() {
+                    words.push(at..at + word.len());
                 }
-                at = start;
+                at += word.len() + 1;
             }
         }
-        found
+        self.replace(&words, new)
+    }
+
+    /// Replaces ranges, ascending and disjoint; says whether there are any.
+    fn replace(&mut self, ranges: &[Range<usize>], new: &str) -> bool {
+        let mut out = Vec::with_capacity(self.text.len() + ranges.len() * new.len());
+        let mut copied = 0;
+        for range in ranges {
+            out.extend_from_slice(&self.text[copied..range.start]);
+            out.extend_from_slice(new.as_bytes());
+            copied = range.end;
+        }
+        out.extend_from_slice(&self.text[copied..]);
+        self.text = out;
+        !ranges.is_empty()
     }
 
     /// Replaces a UUID wherever the entry has it, in either case.
@@ -154,10 +149,6 @@ fn replace_uuid(text: &mut [u8], old: Uuid, new: Uuid) -> bool {
 
 fn find(text: &[u8], needle: &[u8], from: usize) -> Option<usize> {
     text.get(from..)?.windows(needle.len()).position(|w| w == needle).map(|n| from + n)
-}
-
-fn rfind(text: &[u8], needle: &[u8], from: usize) -> Option<usize> {
-    text.get(from..)?.windows(needle.len()).rposition(|w| w == needle).map(|n| from + n)
 }
 
 #[cfg(test)]

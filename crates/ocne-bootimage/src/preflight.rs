@@ -77,6 +77,9 @@ pub struct BootFacts {
     pub serial_console: bool,
 }
 
+/// Files that an entry may name by one key: real ones name one or two.
+const MAX_NAMED: usize = 64;
+
 const PROGRAM_HINT: &str = "the image needs a boot loader in its EFI system partition";
 const FILE_HINT: &str = "make the image again: its boot file system is not complete";
 const NEVERTHELESS: &str = "`--no-preflight` converts it nevertheless";
@@ -266,6 +269,7 @@ pub fn entry_facts<D: BlockDevice>(
             .flat_map(|v| v.split(u8::is_ascii_whitespace))
             .filter(|p| !p.is_empty());
         paths
+            .take(MAX_NAMED)
             .map(|p| {
                 Ok(NamedFile {
                     path: String::from_utf8_lossy(p).into_owned(),

@@ -15,7 +15,9 @@ pub const ENTRIES: &str = "/loader/entries";
 const DEPLOYMENTS: &str = "/ostree/deploy";
 
 /// The longest loader entry or fstab: real ones have less than a kilobyte.
-pub const MAX_TEXT_BYTES: u64 = 4 << 20;
+pub const MAX_TEXT_BYTES: u64 = 1 << 20;
+/// Loader entries, and deployments: real images have one or two.
+const MAX_ENTRIES: usize = 64;
 
 /// A loader entry in the file system.
 #[derive(Debug, Clone)]
@@ -104,12 +106,8 @@ fn read_entries<D: BlockDevice>(boot: &Volume<D>) -> Result<Vec<EntryFile>, Conv
     let mut found = boot.read_dir(dir_ino).map_err(listing())?;
     found.retain(|e| e.name.ends_with(b".conf"));
     found.sort_by(|a, b| a.name.cmp(&b.name));
-    if found.len() > tree::MAX_LISTED {
-        return Err(ConvertError::TooMany {
-            filesystem: BOOT,
-            path: ENTRIES.to_owned(),
-            limit: tree::MAX_LISTED,
-        });
+    if found.len() > MAX_ENTRIES {
+        return Err(ConvertError::TooMany { filesystem: BOOT, path: ENTRIES.to_owned(), limit: MAX_ENTRIES });
     }
     let mut entries = Vec::with_capacity(found.len());
     for file in found {
@@ -135,8 +133,8 @@ fn read_deployments<D: BlockDevice>(root: &Volume<D>) -> Result<Vec<Deployment>,
         let Some(dir) = tree::descendant(root, os_ino, "deploy").map_err(reading())? else { continue };
         let path = format!("{DEPLOYMENTS}/{os_name}/deploy");
         for (name, ino) in tree::directories(root, dir.ino).map_err(reading())? {
-            if deployments.len() == tree::MAX_LISTED {
-                return Err(ConvertError::TooMany { filesystem: ROOT, path, limit: tree::MAX_LISTED });
+            if deployments.len() == MAX_ENTRIES {
+                return Err(ConvertError::TooMany { filesystem: ROOT, path, limit: MAX_ENTRIES });
             }
             deployments.push(Deployment {
                 path: format!("{path}/{name}"),

@@ -3,9 +3,6 @@
 use ocne_disk::BlockDevice;
 use ocne_xfs::{FileType, Inode, Volume, XfsError};
 
-/// Entries of a directory that a boot image may have where this crate lists them.
-pub const MAX_LISTED: usize = 1024;
-
 /// The inode of a name in a directory; `None` when there is no such name, or the directory is none.
 pub fn child<D: BlockDevice>(
     volume: &Volume<D>,
