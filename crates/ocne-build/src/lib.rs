@@ -25,7 +25,7 @@ pub use examine::{CheckRecord, Examination, ExamineError, FilesystemInfo, ImageR
 pub use file_kind::{FileKind, file_kind};
 pub use files::{Entry, FileSystem, Found};
 pub use ocne_bootimage::{Architecture, BootImage, ImageKind};
-pub use ocne_container::{Cache, CacheEntry, FetchOptions, ImageReference};
+pub use ocne_container::{Cache, CacheEntry, FetchOptions, ImageReference, NetworkOptions};
 pub use ocne_disk::{CompressOptions, Compression};
 pub use plan::{Origin, Plan, plan};
 pub use request::{CreateRequest, Destination, Source};

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use ocne_build::{Architecture, FetchOptions, ImageReference, Source};
+use ocne_build::{Architecture, FetchOptions, ImageReference, NetworkOptions, Source};
 
 use crate::failure::Failure;
 use crate::settings::{Settings, home};
@@ -43,7 +43,7 @@ pub fn image(
         },
         reference: parse(&reference.map_or_else(|| settings.boot_image(kubernetes_version), str::to_owned))?,
         disk_path: disk_path.unwrap_or_else(|| "disk/boot.qcow2".to_owned()),
-        fetch: fetch.options()?,
+        fetch: fetch.options(settings)?,
     })
 }
 
@@ -67,13 +67,20 @@ fn system_architecture() -> Result<Architecture, Failure> {
 }
 
 impl FetchArguments {
-    fn options(&self) -> Result<FetchOptions, Failure> {
+    fn options(&self, settings: &Settings) -> Result<FetchOptions, Failure> {
+        let proxy = settings.values.proxy.clone().unwrap_or_default();
         Ok(FetchOptions {
             cache_dir: home()?.join("images"),
             authfile: self.authfile.clone(),
             ca_file: self.ca_file.clone(),
             insecure_registries: self.insecure_registry.clone(),
             offline: self.offline,
+            network: NetworkOptions {
+                http_proxy: proxy.http_proxy,
+                https_proxy: proxy.https_proxy,
+                no_proxy: proxy.no_proxy,
+                ..NetworkOptions::default()
+            },
         })
     }
 }
