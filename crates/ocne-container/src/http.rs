@@ -152,12 +152,14 @@ pub(crate) fn judge_error(error: &reqwest::Error) -> Failure {
 pub(crate) fn tls_problem(error: &reqwest::Error) -> Option<&rustls::Error> {
     let mut cause = error.source();
     while let Some(error) = cause {
-        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let found = inner.and_then(|e| e.downcast_ref()).or_else(|| error.downcast_ref());
-        if found.is_some() {
-            return found;
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
         }
-        cause = error.source();
+        // `source` of an I/O error is not what it wraps, but the source of that.
+        cause = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(wrapped) => Some(wrapped),
+            None => error.source(),
+        };
     }
     None
 }
