@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 editor.create_file(dir()?, name.as_bytes(), &content(size)?, &new)?;
             }
             ["replace", _, size] => {
-                editor.replace_file(volume.resolve(target.as_bytes())?, &content(size)?)?
+                editor.replace_file(volume.resolve(target.as_bytes())?, &content(size)?)?;
             }
             ["mkdir", _] => {
                 editor.create_dir(dir()?, name.as_bytes(), &NewInode { mode: 0o755, ..new.clone() })?;

@@ -129,7 +129,7 @@ fn shared_blocks_in_many_pieces() {
         check_edit(&image, &mut model, &what, |e, m| replace(e, m, "second", b"second"));
         check_edit(&image, &mut model, &what, |e, m| {
             unlink(e, m, "first");
-            replace(e, m, "fourth", &[4; 100_000]);
+            replace(e, m, "fourth", &[4; 10_000]);
         });
         check_edit(&image, &mut model, &what, |e, m| unlink(e, m, "third"));
         assert_eq!(open(&image).check().unwrap().shared_blocks, 0);
@@ -252,7 +252,7 @@ fn an_edit_needs_few_rounds() {
     let mut editor = Editor::new(&volume, options(1)).unwrap();
     let after_check = rounds();
     for path in ["files/small", "files/large", "files/tree", "attrs/many"] {
-        editor.replace_file(volume.resolve(path.as_bytes()).unwrap(), &[1; 50_000]).unwrap();
+        editor.replace_file(volume.resolve(path.as_bytes()).unwrap(), &[1; 10_000]).unwrap();
     }
     for path in ["short", "block", "leaf", "node", "attrs"] {
         let dir_ino = volume.resolve(path.as_bytes()).unwrap();
