@@ -104,7 +104,7 @@ impl Agf {
     /// Parses and verifies the sector: magic, checksum, identity; not the values.
     pub(crate) fn parse(sb: &Superblock, agno: u32, sector: &[u8]) -> Result<Self, Damage> {
         header(sb, sector, agf::MAGIC, agf::UUID, agf::CRC)?;
-        identity(sb, agno, sector)?;
+        identity(sb, agno, sector, agf::SEQNO)?;
         let g = |at| u32_at(sector, at);
         Ok(Self {
             length: g(agf::LENGTH),
@@ -153,7 +153,7 @@ impl Agi {
     /// Parses and verifies the sector: magic, checksum, identity; not the values.
     pub(crate) fn parse(sb: &Superblock, agno: u32, sector: &[u8]) -> Result<Self, Damage> {
         header(sb, sector, agi::MAGIC, agi::UUID, agi::CRC)?;
-        identity(sb, agno, sector)?;
+        identity(sb, agno, sector, agi::SEQNO)?;
         let g = |at| u32_at(sector, at);
         let mut unlinked = [0; UNLINKED_BUCKETS];
         for (i, u) in unlinked.iter_mut().enumerate() {
@@ -223,8 +223,8 @@ fn header(sb: &Superblock, sector: &[u8], magic: u32, uuid_at: usize, crc_at: us
 }
 
 /// What AGF and AGI have at the same place: version, sequence number, length.
-fn identity(sb: &Superblock, agno: u32, sector: &[u8]) -> Result<(), Damage> {
-    let (version, seqno, length) = (u32_at(sector, 4), u32_at(sector, 8), u32_at(sector, 12));
+fn identity(sb: &Superblock, agno: u32, sector: &[u8], seqno_at: usize) -> Result<(), Damage> {
+    let (version, seqno, length) = (u32_at(sector, 4), u32_at(sector, seqno_at), u32_at(sector, 12));
     if version != 1 {
         return damage!("version {version}");
     }
