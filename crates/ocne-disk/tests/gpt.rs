@@ -1,30 +1,23 @@
-//! Partition tables made by `sfdisk`, and what happens when they are damaged.
+//! Partition tables made by `sgdisk`, and what happens when they are damaged.
 
 mod support;
 
-use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use ocne_disk::gpt::{self, Guid, TableSource};
 use ocne_disk::{BlockDevice as _, MemoryDevice};
-use support::{have, path};
+use support::{have, path, run};
 
-/// A disk of 64 MiB with three partitions, made by `sfdisk` (sectors of 512 bytes).
+/// A disk of 64 MiB with three partitions, made by `sgdisk` (sectors of 512 bytes).
 fn disk(dir: &Path) -> MemoryDevice {
     let file = dir.join("disk");
     fs_err::File::create(&file).unwrap().set_len(64 << 20).unwrap();
-    let mut sfdisk = Command::new("sfdisk")
-        .args(["-q", path(&file)])
-        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let script = "label: gpt\nlabel-id: 11223344-5566-7788-99AA-BBCCDDEEFF00\n\
-                  start=2048, size=20480, type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B, name=\"EFI System\"\n\
-                  start=24576, size=40960, name=boot\nstart=65536, size=61440, name=root\n";
-    sfdisk.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
-    assert!(sfdisk.wait().unwrap().success());
+    let mut sgdisk = Command::new("sgdisk");
+    sgdisk.args(["-o", "-U", "11223344-5566-7788-99AA-BBCCDDEEFF00"]);
+    sgdisk.args(["-n", "1:2048:+10M", "-t", "1:ef00", "-c", "1:EFI System"]);
+    sgdisk.args(["-n", "2:24576:+20M", "-c", "2:boot", "-n", "3:65536:+30M", "-c", "3:root"]);
+    run(sgdisk.arg(path(&file)));
     MemoryDevice { bytes: fs_err::read(file).unwrap() }
 }
 
@@ -40,8 +33,8 @@ fn reseal(disk: &mut MemoryDevice, at: usize) {
 }
 
 #[test]
-fn a_table_of_sfdisk_is_read() {
-    if !have("a_table_of_sfdisk_is_read", &["/sbin/sfdisk"]) {
+fn a_table_of_sgdisk_is_read() {
+    if !have("a_table_of_sgdisk_is_read", &["/sbin/sgdisk"]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -64,7 +57,7 @@ fn a_table_of_sfdisk_is_read() {
 
 #[test]
 fn the_backup_is_used_and_reported_when_the_primary_is_broken() {
-    if !have("the_backup_is_used_and_reported_when_the_primary_is_broken", &["/sbin/sfdisk"]) {
+    if !have("the_backup_is_used_and_reported_when_the_primary_is_broken", &["/sbin/sgdisk"]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -92,7 +85,7 @@ fn the_backup_is_used_and_reported_when_the_primary_is_broken() {
 
 #[test]
 fn sizes_and_ranges_that_make_no_sense_are_refused() {
-    if !have("sizes_and_ranges_that_make_no_sense_are_refused", &["/sbin/sfdisk"]) {
+    if !have("sizes_and_ranges_that_make_no_sense_are_refused", &["/sbin/sgdisk"]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -136,7 +129,7 @@ fn sizes_and_ranges_that_make_no_sense_are_refused() {
 
 #[test]
 fn the_protective_mbr_is_looked_at() {
-    if !have("the_protective_mbr_is_looked_at", &["/sbin/sfdisk"]) {
+    if !have("the_protective_mbr_is_looked_at", &["/sbin/sgdisk"]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -153,7 +146,7 @@ fn the_protective_mbr_is_looked_at() {
 
 #[test]
 fn a_grown_disk_and_a_backup_that_differs_are_reported() {
-    if !have("a_grown_disk_and_a_backup_that_differs_are_reported", &["/sbin/sfdisk"]) {
+    if !have("a_grown_disk_and_a_backup_that_differs_are_reported", &["/sbin/sgdisk"]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -171,7 +164,7 @@ fn a_grown_disk_and_a_backup_that_differs_are_reported() {
 
 #[test]
 fn sectors_of_4096_bytes_are_found() {
-    if !have("sectors_of_4096_bytes_are_found", &["/sbin/sfdisk"]) {
+    if !have("sectors_of_4096_bytes_are_found", &["/sbin/sgdisk"]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
