@@ -525,7 +525,7 @@ fn verify_formats(sb: &Superblock, i: &Inode) -> Result<(), Damage> {
         return damage!("attribute fork of a device at {}", u32::from(i.fork_offset) * 8);
     }
     let attr_fits = match (i.fork_offset, i.attr_format) {
-        (0, Extents | Device) => i.attr_extent_count == 0,
+        (0, Extents) => i.attr_extent_count == 0,
         (0, _) | (_, Device) => false,
         (_, Local) => i.attr_extent_count == 0,
         (_, Extents | Btree) => true,
