@@ -116,7 +116,7 @@ fn a_file_tells_its_architecture() {
     let convert = ["image", "create", "--file", "first.oci", "--type", "olvm", "-q", "-o", "."];
     assert_eq!(
         home.run(&convert).ok(),
-        format!("{}\n", home.path().join("./boot.qcow2-1.33-amd64.olvm").display())
+        format!("{}\n", home.path().join("boot.qcow2-1.33-amd64.olvm").display())
     );
     assert_eq!(sha256sum(&first), before, "the source was changed");
     let wrong =
