@@ -154,7 +154,7 @@ impl ShortDir {
     }
 
     /// Bytes it has in the inode.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn len(&self) -> usize {
         let ino_len = if self.wide { 8 } else { 4 };
         2 + ino_len + self.entries.iter().map(|e| 4 + e.name.len() + ino_len).sum::<usize>()
