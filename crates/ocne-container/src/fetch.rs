@@ -23,6 +23,8 @@ use crate::transport::{LayerPlace, Transport};
 
 /// How often a fetch looks whether it shall end, and tells how far it is.
 const TICK: Duration = Duration::from_millis(50);
+/// How often a layer is transferred that arrives changed.
+const TRANSFERS_MAX: u32 = 2;
 /// How many links may lead to the disk.
 const LINKS_MAX: u32 = 8;
 
@@ -277,9 +279,21 @@ impl Fetcher {
         cancel: &Arc<AtomicBool>,
     ) -> Result<Found<WrittenDisk>, FetchError> {
         events(FetchEvent::LayerStart { digest: layer.digest, size_bytes: layer.size_bytes });
-        let (feed, pipeline) = pipeline::start(layer.size_bytes, wanted.clone(), sink());
-        let feeding = feed_layer(&source.transport, layer, feed);
-        run(pipeline, feeding, layer, events, cancel).await
+        let mut attempt = 1;
+        loop {
+            let (feed, pipeline) = pipeline::start(layer.size_bytes, wanted.clone(), sink());
+            let feeding = feed_layer(&source.transport, layer, feed);
+            match run(pipeline, feeding, layer, events, cancel).await {
+                // Something on the way changed it; a second time may go better.
+                Err(error @ FetchError::DigestMismatch { .. })
+                    if attempt < TRANSFERS_MAX && matches!(source.transport, Transport::Registry(_)) =>
+                {
+                    attempt += 1;
+                    events(FetchEvent::Retry { attempt, wait: Duration::ZERO, reason: error.to_string() });
+                }
+                result => return result,
+            }
+        }
     }
 }
 

@@ -37,38 +37,52 @@ pub(crate) struct Pool(Arc<Mutex<Vec<Vec<u8>>>>);
 /// A buffer with content; goes back to where it came from when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Buffer {
-    bytes: Vec<u8>,
+    /// Always of the full size, so that nothing is ever cleared only to be written.
+    memory: Vec<u8>,
+    /// How much of it is content.
+    len: usize,
     pool: Pool,
 }
 
 impl Pool {
     /// An empty buffer with room for [`BUFFER_BYTES`].
     pub fn take(&self) -> Buffer {
-        let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        Buffer { bytes: bytes.unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES)), pool: self.clone() }
+        let memory = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        Buffer { memory: memory.unwrap_or_else(|| vec![0; BUFFER_BYTES]), len: 0, pool: self.clone() }
     }
 }
 
 impl Buffer {
+    fn content(&self) -> &[u8] {
+        &self.memory[..self.len]
+    }
+
     /// Reads until the buffer is full, or the input at its end.
     fn fill(&mut self, input: &mut impl Read) -> io::Result<()> {
-        let room = BUFFER_BYTES - self.bytes.len();
-        input.take(room as u64).read_to_end(&mut self.bytes).map(drop)
+        while self.len < BUFFER_BYTES {
+            match input.read(&mut self.memory[self.len..]) {
+                Ok(0) => break,
+                Ok(count) => self.len += count,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
     }
 
     /// Takes as many bytes as there is room for; how many that are.
     fn append(&mut self, bytes: &[u8]) -> usize {
-        let count = bytes.len().min(BUFFER_BYTES - self.bytes.len());
-        self.bytes.extend_from_slice(&bytes[..count]);
+        let count = bytes.len().min(BUFFER_BYTES - self.len);
+        self.memory[self.len..self.len + count].copy_from_slice(&bytes[..count]);
+        self.len += count;
         count
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let mut bytes = std::mem::take(&mut self.bytes);
-        bytes.clear();
-        self.pool.0.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+        let memory = std::mem::take(&mut self.memory);
+        self.pool.0.lock().unwrap_or_else(PoisonError::into_inner).push(memory);
     }
 }
 
@@ -99,22 +113,22 @@ impl Feed {
             }
             let mut buffer = self.buffer.pool.take();
             let len = usize::try_from(size_bytes - at_bytes).unwrap_or(usize::MAX).min(BUFFER_BYTES);
-            buffer.bytes.resize(len, 0);
-            let count = match file.file().read_at(&mut buffer.bytes, offset_bytes.saturating_add(at_bytes)) {
-                Ok(0) => {
-                    let what = what.to_owned();
-                    return Err(FetchError::SizeMismatch {
-                        what,
-                        expected_bytes: size_bytes,
-                        found_bytes: at_bytes,
-                    });
-                }
-                Ok(count) => count,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(source) => return Err(FetchError::Io { action: "read a layer", source }),
-            };
-            buffer.bytes.truncate(count);
-            self.hasher.update(&buffer.bytes);
+            let count =
+                match file.file().read_at(&mut buffer.memory[..len], offset_bytes.saturating_add(at_bytes)) {
+                    Ok(0) => {
+                        let what = what.to_owned();
+                        return Err(FetchError::SizeMismatch {
+                            what,
+                            expected_bytes: size_bytes,
+                            found_bytes: at_bytes,
+                        });
+                    }
+                    Ok(count) => count,
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(source) => return Err(FetchError::Io { action: "read a layer", source }),
+                };
+            buffer.len = count;
+            self.hasher.update(buffer.content());
             at_bytes += count as u64;
             self.done_bytes.store(at_bytes, Ordering::Relaxed);
             // When nobody unpacks any more, the digest still says whether the layer is damaged.
@@ -134,7 +148,7 @@ impl Feed {
         while !bytes.is_empty() {
             let count = self.buffer.append(bytes);
             bytes = &bytes[count..];
-            if self.buffer.bytes.len() == BUFFER_BYTES {
+            if self.buffer.len == BUFFER_BYTES {
                 self.send().await;
             }
         }
@@ -215,7 +229,7 @@ fn inflate(
     let limit_bytes = limit_bytes(compressed_bytes);
     let mut total_bytes = 0_u64;
     let mut pass_on = |buffer: Buffer| {
-        total_bytes = total_bytes.saturating_add(buffer.bytes.len() as u64);
+        total_bytes = total_bytes.saturating_add(buffer.len as u64);
         if total_bytes > limit_bytes {
             return Err(LayerError::Bomb { compressed_bytes, limit_bytes });
         }
@@ -243,7 +257,7 @@ fn inflate(
     loop {
         let mut buffer = pool.take();
         buffer.fill(&mut decoder).map_err(|source| LayerError::Compression { format, source })?;
-        if buffer.bytes.is_empty() || !pass_on(buffer)? {
+        if buffer.len == 0 || !pass_on(buffer)? {
             return Ok(());
         }
     }
@@ -277,15 +291,15 @@ impl ChannelReader {
 
 impl BufRead for ChannelReader {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.current.as_ref().is_none_or(|b| self.read >= b.bytes.len()) {
+        if self.current.as_ref().is_none_or(|b| self.read >= b.len) {
             self.current = None;
             self.read = 0;
             self.current = self.next_buffer();
             if let (Some(hasher), Some(buffer)) = (&mut self.hasher, &self.current) {
-                hasher.update(&buffer.bytes);
+                hasher.update(buffer.content());
             }
         }
-        Ok(self.current.as_ref().map_or(&[][..], |b| &b.bytes[self.read..]))
+        Ok(self.current.as_ref().map_or(&[][..], |b| &b.content()[self.read..]))
     }
 
     fn consume(&mut self, count: usize) {
