@@ -180,7 +180,7 @@ fn random_edits_are_what_the_kernel_sees() {
     }
     let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
     let first = number("XFS_EDIT_SEED").unwrap_or(1);
-    let runs = number("XFS_EDIT_RUNS").unwrap_or(3);
+    let runs = number("XFS_EDIT_RUNS").unwrap_or(2);
     for seed in first..first + runs {
         let variant = usize::try_from(seed).unwrap() % VARIANTS.len();
         random_edits(variant, seed, 2, number("XFS_EDIT_EDITS").unwrap_or(40));
