@@ -121,7 +121,7 @@ impl Cache {
 
     /// The entry for a key, if it is whole. Its content is not looked at.
     pub(crate) fn find(&self, key: CacheKey) -> Option<CacheEntry> {
-        let entry = self.entry(&self.disk_path(key, "json"))?;
+        let entry = Self::entry(&self.disk_path(key, "json"))?;
         // What was used now is pruned last; a cache that cannot be written is still one.
         if let Ok(file) = OpenOptions::new().append(true).open(self.disk_path(key, "json")) {
             let _ = file.file().set_modified(SystemTime::now());
@@ -129,7 +129,8 @@ impl Cache {
         Some(entry)
     }
 
-    fn entry(&self, record_path: &Path) -> Option<CacheEntry> {
+    /// The entry with this record, if it is whole.
+    fn entry(record_path: &Path) -> Option<CacheEntry> {
         let record: CacheRecord = read_json(record_path)?;
         let last_used = fs_err::metadata(record_path).ok()?.modified().ok()?;
         let path = record_path.with_extension("disk");
@@ -182,7 +183,7 @@ impl Cache {
     /// When the folder is there, and cannot be read.
     pub fn list(&self) -> Result<Vec<CacheEntry>, FetchError> {
         let mut entries: Vec<CacheEntry> =
-            paths(&self.disks())?.iter().filter_map(|path| self.entry(path)).collect();
+            paths(&self.disks())?.iter().filter_map(|path| Self::entry(path)).collect();
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.last_used));
         Ok(entries)
     }
@@ -204,7 +205,7 @@ impl Cache {
             else {
                 continue;
             };
-            let entry = self.entry(&path.with_extension("json"));
+            let entry = Self::entry(&path.with_extension("json"));
             let used = entry.as_ref().map(|e| now.duration_since(e.last_used).unwrap_or_default());
             // What is no whole entry is of no use, however old it is.
             if let (Some(limit), Some(used)) = (unused_for, used)

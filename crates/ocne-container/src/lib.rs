@@ -13,6 +13,9 @@ mod digest;
 mod error;
 mod event;
 mod fetch;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod http;
 mod layer;
 mod manifest;

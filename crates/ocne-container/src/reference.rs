@@ -300,3 +300,91 @@ impl fmt::Display for RegistryReference {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[test]
+    fn references_are_completed() {
+        for (text, full) in [
+            ("debian", "docker://docker.io/library/debian:latest"),
+            ("docker://debian:12", "docker://docker.io/library/debian:12"),
+            ("index.docker.io/a/b", "docker://docker.io/a/b:latest"),
+            ("docker.io/debian", "docker://docker.io/library/debian:latest"),
+            ("a/b", "docker://docker.io/a/b:latest"),
+            ("localhost/a", "docker://localhost/a:latest"),
+            ("localhost:5000/a:b", "docker://localhost:5000/a:b"),
+            ("[::1]:5000/a", "docker://[::1]:5000/a:latest"),
+            ("r.example.com/a__b/c-d.e---f:V1.2_3", "docker://r.example.com/a__b/c-d.e---f:V1.2_3"),
+            ("oci:/a/b", "oci:/a/b"),
+            ("oci:/a/b:c:d", "oci:/a/b:c:d"),
+            ("oci-archive:x.tar", "oci-archive:x.tar"),
+            ("docker-archive:x.tar:a:b", "docker-archive:x.tar:a:b"),
+            ("dir:/a:b", "dir:/a:b"),
+        ] {
+            assert_eq!(ImageReference::parse(text).map(|r| r.to_string()), Ok(full.to_owned()), "{text}");
+        }
+        let exact = format!("docker://r.example.com/a@{DIGEST}");
+        assert_eq!(ImageReference::parse(&exact).unwrap().to_string(), exact);
+        let both = ImageReference::parse(&format!("r.example.com/a:tag@{DIGEST}")).unwrap();
+        assert_eq!(both.to_string(), exact, "the digest counts");
+        let layout = format!("oci-archive:/a.tar@{DIGEST}");
+        let ImageReference::OciArchive { image, .. } = ImageReference::parse(&layout).unwrap() else {
+            panic!("not an archive")
+        };
+        assert_eq!(image, Some(LayoutImage::Digest(DIGEST.parse().unwrap())));
+    }
+
+    #[test]
+    fn what_is_no_reference_is_refused() {
+        let long = "a".repeat(300);
+        for text in [
+            "",
+            "docker://",
+            "a/",
+            "/a",
+            "A",
+            "a/B",
+            "a b",
+            "a:",
+            "a:-x",
+            "a:b:c",
+            "a//b",
+            "a..b",
+            "a/-b",
+            "a_/b",
+            "a@b",
+            "a@sha256:00",
+            "r.example.com:99999/a",
+            "r.example.com:x/a",
+            "-r.com/a",
+            "[::1/a",
+            "[x]/a",
+            "oci:",
+            "oci::a",
+            "dir:",
+            "oci-archive:",
+            "containers-storage:a",
+            "http://r.example.com/a",
+            "a\nb",
+            &long,
+        ] {
+            assert!(ImageReference::parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_full_form_means_the_same(text in "(docker://|oci:|dir:|docker-archive:)?[a-zA-Z0-9.:/@_\\[\\]-]{0,40}") {
+            if let Ok(reference) = ImageReference::parse(&text) {
+                let full = reference.to_string();
+                prop_assert_eq!(ImageReference::parse(&full), Ok(reference), "{}", full);
+            }
+        }
+    }
+}

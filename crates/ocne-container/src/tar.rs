@@ -150,7 +150,7 @@ impl<R: TarInput> TarReader<R> {
                     b'L' => extensions.name = Some(until_nul()),
                     b'K' => extensions.link_target = Some(until_nul()),
                     b'x' => {
-                        read_pax(&content, &mut extensions).ok_or(TarError::BadExtension { offset_bytes })?
+                        read_pax(&content, &mut extensions).ok_or(TarError::BadExtension { offset_bytes })?;
                     }
                     // Attributes of all entries: git writes a comment so. None that matter here are allowed.
                     _ => {}
@@ -307,4 +307,46 @@ fn read_pax(mut content: &[u8], extensions: &mut Extensions) -> Option<()> {
         }
     }
     Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers() {
+        assert_eq!(number(b"0000644\0"), Some(0o644));
+        assert_eq!(number(b"     17 "), Some(0o17));
+        assert_eq!(number(b"\0\0\0\0"), Some(0));
+        assert_eq!(number(b"0009\0"), None);
+        assert_eq!(number(&[0x80, 0, 0, 1, 2]), Some(258));
+        assert_eq!(number(&[0xFF; 12]), None, "negative, or too large");
+        assert_eq!(number(b"777777777777777777777777"), None);
+    }
+
+    #[test]
+    fn attributes() {
+        let read = |content: &[u8]| {
+            let mut extensions = Extensions::default();
+            read_pax(content, &mut extensions).map(|()| extensions)
+        };
+        let found = read(b"14 path=a/b/c\n13 size=1000\n").unwrap_or_default();
+        assert_eq!(
+            (found.name, found.size_bytes, found.sparse),
+            (Some(b"a/b/c".to_vec()), Some(1000), false)
+        );
+        assert!(read(b"22 GNU.sparse.major=1\n").unwrap_or_default().sparse);
+        for bad in [
+            &b"x"[..],
+            b"5 a=b\n",
+            b"99 a=b\n",
+            b"6 a=b ",
+            b"5 ab\n",
+            b"2 \n",
+            b"9 size=x\n",
+            b"10 path=\0\n",
+        ] {
+            assert!(read(bad).is_none(), "{:?}", String::from_utf8_lossy(bad));
+        }
+    }
 }

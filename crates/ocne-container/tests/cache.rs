@@ -156,20 +156,20 @@ fn listing_and_pruning() {
     // The first one was used an hour ago.
     let old = fetch(&path, &layouts[0].reference(), "amd64").unwrap();
     let record = fs_err::OpenOptions::new().append(true).open(old.path.with_extension("json")).unwrap();
-    let hour_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
+    let hour_ago = std::time::SystemTime::now() - Duration::from_hours(1);
     record.file().set_modified(hour_ago).unwrap();
     let list = cache.list().unwrap();
     assert_eq!(list.len(), 2);
     assert_eq!(list[1].path, old.path);
     assert_eq!(list[1].record.reference, layouts[0].reference());
     assert_eq!((list[1].record.size_bytes, list[1].last_used), (5000, hour_ago));
-    assert!(cache.prune(Some(Duration::from_secs(7200))).unwrap().removed.is_empty());
-    let pruned = cache.prune(Some(Duration::from_secs(1800))).unwrap();
+    assert!(cache.prune(Some(Duration::from_hours(2))).unwrap().removed.is_empty());
+    let pruned = cache.prune(Some(Duration::from_mins(30))).unwrap();
     assert_eq!((pruned.removed.len(), pruned.freed_bytes), (1, 5000));
     // Halves are of no use.
     let left = cache.list().unwrap();
     fs_err::remove_file(left[0].path.with_extension("json")).unwrap();
-    cache.prune(Some(Duration::from_secs(1800))).unwrap();
+    cache.prune(Some(Duration::from_mins(30))).unwrap();
     assert_eq!(disks(&path), 0);
     assert_eq!(fs_err::read_dir(path.join("disks")).unwrap().count(), 0);
 }
