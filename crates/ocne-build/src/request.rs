@@ -51,7 +51,7 @@ pub enum Source {
         /// Path of the boot image in it.
         disk_path: String,
         /// How it is fetched, and where it is kept.
-        fetch: FetchOptions,
+        fetch: Box<FetchOptions>,
     },
 }
 

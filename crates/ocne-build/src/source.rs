@@ -96,7 +96,7 @@ pub(crate) fn obtain(
             verified_now: false,
         }),
         Source::Image { reference, architecture, disk_path, fetch } => {
-            let fetcher = Fetcher::new(fetch.clone())?;
+            let fetcher = Fetcher::new((**fetch).clone())?;
             let platform = Platform::linux(architecture.name());
             let disk = block_on(fetcher.disk(
                 reference,
@@ -120,7 +120,7 @@ pub(crate) fn obtain(
 /// Forgets a cached image that turned out to be damaged.
 pub(crate) fn discard(source: &Source, path: &Path) -> Result<(), BuildError> {
     if let Source::Image { fetch, .. } = source {
-        Fetcher::new(fetch.clone())?.cache().discard(path)?;
+        Fetcher::new((**fetch).clone())?.cache().discard(path)?;
     }
     Ok(())
 }
@@ -128,7 +128,7 @@ pub(crate) fn discard(source: &Source, path: &Path) -> Result<(), BuildError> {
 /// Finds out what fetching a container image would do; only its manifest is read.
 pub(crate) fn look_up(source: &Source) -> Result<Option<Located>, BuildError> {
     let Source::Image { reference, architecture, disk_path, fetch } = source else { return Ok(None) };
-    let fetcher = Fetcher::new(fetch.clone())?;
+    let fetcher = Fetcher::new((**fetch).clone())?;
     let platform = Platform::linux(architecture.name());
     let cancel = Arc::default();
     Ok(Some(block_on(fetcher.locate(reference, &platform, disk_path, &|_| {}, &cancel))??))

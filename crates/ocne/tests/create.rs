@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -38,7 +39,7 @@ fn assert_sound(home: &Home, image: &Path) -> Value {
     assert_schema("image-info.schema.json", &info);
     match Command::new("qemu-img").args(["check", "-q", path]).status() {
         Ok(status) => assert!(status.success(), "qemu-img check"),
-        Err(e) => eprintln!("SKIPPED qemu-img check of {path}: {e}"),
+        Err(e) => writeln!(std::io::stderr(), "SKIPPED qemu-img check of {path}: {e}").unwrap(),
     }
     info
 }

@@ -33,7 +33,7 @@ fn help_texts() {
             let leaf = !help.contains("\nCommands:");
             assert!(!leaf || help.contains("Examples:\n  ocne "), "{verb:?} {flag} has no examples:\n{help}");
             if flag == "-h" {
-                all.push_str(&format!("$ ocne {} -h\n{help}\n", verb.join(" ")));
+                all.extend(["$ ocne ", &verb.join(" "), " -h\n", &help, "\n"]);
             }
         }
     }

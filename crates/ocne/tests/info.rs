@@ -35,7 +35,7 @@ fn files_and_folders() {
     let archive = archive();
     let info = |more: &[&str]| home.run(&[&["image", "info", "-a", "amd64", "-f", &archive], more].concat());
     let listing = info(&["--label", "boot", "--path", "/loader", "--recursive"]).ok();
-    let entry = listing.split_whitespace().find(|w| w.ends_with(".conf")).unwrap();
+    let entry = listing.split_whitespace().find(|w| w.starts_with("entries/ostree-")).unwrap();
     let content = info(&["--path", &format!("/loader/{entry}")]).ok();
     assert!(content.contains("\noptions ") || content.starts_with("options "), "{content}");
     assert_eq!(content, info(&["-L", "boot", "-p", &format!("loader/{entry}")]).ok());

@@ -43,7 +43,7 @@ pub fn image(
         },
         reference: parse(&reference.map_or_else(|| settings.boot_image(kubernetes_version), str::to_owned))?,
         disk_path: disk_path.unwrap_or_else(|| "disk/boot.qcow2".to_owned()),
-        fetch: fetch.options(settings)?,
+        fetch: Box::new(fetch.options(settings)?),
     })
 }
 
