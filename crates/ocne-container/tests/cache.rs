@@ -191,3 +191,42 @@ fn events_tell_how_far_it_is() {
     fetch_with(options(&cache), &layout.reference(), "amd64", &tell, &Arc::default()).unwrap();
     assert_eq!(events.lock().unwrap().last(), Some(&FetchEvent::CacheHit { size_bytes: 400_000 }));
 }
+
+/// What the next test runs in a process of its own.
+#[test]
+#[ignore = "another test runs it, to kill it"]
+fn fetches_in_a_process() {
+    let (Ok(cache), Ok(reference)) = (std::env::var("OCNE_TEST_CACHE"), std::env::var("OCNE_TEST_IMAGE"))
+    else {
+        return;
+    };
+    fetch_with(options(Path::new(&cache)), &reference, "amd64", &|_| {}, &Arc::default()).unwrap();
+}
+
+#[test]
+fn a_killed_process_leaves_nothing_that_is_used_or_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let (cache, content) = (dir.path().join("cache"), disk(20_000_000, 39));
+    let layout = Layout::single(dir.path().join("layout"), &[LayerFile::with_disk(&content)]);
+    for round in 0..3_u64 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "fetches_in_a_process", "--ignored"])
+            .env("OCNE_TEST_CACHE", &cache)
+            .env("OCNE_TEST_IMAGE", layout.reference())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        // At different moments of its writing, or after it if it was quick.
+        let written = || {
+            leftovers(&cache).iter().filter_map(|p| fs_err::metadata(p).ok()).map(|m| m.len()).sum::<u64>()
+        };
+        while written() < round * 8_000_000 + 1 && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let _ = child.kill();
+        child.wait().unwrap();
+        let found = fetch(&cache, &layout.reference(), "amd64").unwrap();
+        assert!(fs_err::read(&found.path).unwrap() == content);
+        Cache::new(&cache).prune(None).unwrap();
+    }
+}
