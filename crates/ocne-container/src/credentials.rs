@@ -23,7 +23,7 @@ const FILE_MAX_BYTES: u64 = 4 << 20;
 /// So are the answers of helpers.
 const ANSWER_MAX_BYTES: u64 = 64 << 10;
 /// Helpers may have to ask a server, but not for longer than this.
-const HELPER_TIMEOUT: Duration = Duration::from_secs(60);
+const HELPER_TIMEOUT: Duration = Duration::from_mins(1);
 /// What docker writes for its own registry.
 const DOCKER_HUB: &str = "https://index.docker.io/v1/";
 
@@ -77,7 +77,8 @@ struct AuthFile {
 #[serde(default)]
 struct Auth {
     /// Base64 of `user:password`.
-    auth: Option<Secret>,
+    #[serde(rename = "auth")]
+    encoded: Option<Secret>,
     username: Option<String>,
     password: Option<Secret>,
     identitytoken: Option<Secret>,
@@ -178,7 +179,7 @@ impl Auth {
         if let Some(token) = self.identitytoken.as_ref().filter(|token| !token.0.is_empty()) {
             return Ok(Some(Credentials::IdentityToken(token.clone())));
         }
-        if let Some(auth) = self.auth.as_ref().filter(|auth| !auth.0.is_empty()) {
+        if let Some(auth) = self.encoded.as_ref().filter(|auth| !auth.0.is_empty()) {
             let bytes = STANDARD.decode(auth.0.trim()).map_err(|_| "an `auth` in it is not base64")?;
             let text = String::from_utf8(bytes).map_err(|_| "an `auth` in it is not UTF-8")?;
             let (user, password) = text.split_once(':').ok_or("an `auth` in it has no colon")?;
@@ -291,8 +292,8 @@ pub fn fuzz_auth_file(text: &[u8]) {
 mod tests {
     use super::*;
 
-    fn password(user: &str, password: &str) -> Option<Credentials> {
-        Some(Credentials::Password { user: user.to_owned(), password: Secret::new(password) })
+    fn password(user: &str, password: &str) -> Credentials {
+        Credentials::Password { user: user.to_owned(), password: Secret::new(password) }
     }
 
     fn look_up(text: &str, registry: &str, repository: &str) -> Option<Credentials> {
@@ -308,11 +309,11 @@ mod tests {
             "r.example.com:5000": {"username": "u", "password": "p"},
             "https://index.docker.io/v1/": {"auth": "aHViOjI="},
             "https://old.example.com/v2/": {"identitytoken": "t"}}}"#;
-        assert_eq!(look_up(text, "r.example.com", "b/c"), password("host", "1"));
-        assert_eq!(look_up(text, "r.example.com", "a/b"), password("a", "p:q"));
-        assert_eq!(look_up(text, "r.example.com", "ab"), password("host", "1"));
-        assert_eq!(look_up(text, "r.example.com:5000", "x"), password("u", "p"));
-        assert_eq!(look_up(text, "docker.io", "library/x"), password("hub", "2"));
+        assert_eq!(look_up(text, "r.example.com", "b/c"), Some(password("host", "1")));
+        assert_eq!(look_up(text, "r.example.com", "a/b"), Some(password("a", "p:q")));
+        assert_eq!(look_up(text, "r.example.com", "ab"), Some(password("host", "1")));
+        assert_eq!(look_up(text, "r.example.com:5000", "x"), Some(password("u", "p")));
+        assert_eq!(look_up(text, "docker.io", "library/x"), Some(password("hub", "2")));
         assert_eq!(look_up(text, "old.example.com", "x"), Some(Credentials::IdentityToken(Secret::new("t"))));
         assert_eq!(look_up(text, "example.com", "x"), None);
     }

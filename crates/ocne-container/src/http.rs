@@ -45,7 +45,7 @@ impl Default for NetworkOptions {
             stall_timeout: Duration::from_secs(30),
             attempts: 6,
             first_wait: Duration::from_millis(500),
-            longest_wait: Duration::from_secs(60),
+            longest_wait: Duration::from_mins(1),
             http_proxy: None,
             https_proxy: None,
             no_proxy: None,

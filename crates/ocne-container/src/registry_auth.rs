@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::credentials::{CredentialFiles, Credentials, Secret};
 
 /// Tokens live this long if nothing is said.
-const TOKEN_LIFE: Duration = Duration::from_secs(60);
+const TOKEN_LIFE: Duration = Duration::from_mins(1);
 /// A token is not used when it ends so soon.
 const TOKEN_MARGIN: Duration = Duration::from_secs(10);
 /// Bound for the answer of a token server.
@@ -111,12 +111,11 @@ fn parse_challenges(mut text: &str) -> Vec<Challenge> {
             continue;
         };
         let value = value.trim_start();
-        let (value, rest) = match value.strip_prefix('"') {
-            Some(quoted) => unquote(quoted),
-            None => {
-                let (value, rest) = value.split_at(value.find([' ', '\t', ',']).unwrap_or(value.len()));
-                (value.to_owned(), rest)
-            }
+        let (value, rest) = if let Some(quoted) = value.strip_prefix('"') {
+            unquote(quoted)
+        } else {
+            let (value, rest) = value.split_at(value.find([' ', '\t', ',']).unwrap_or(value.len()));
+            (value.to_owned(), rest)
         };
         if let Some((_, parameters)) = schemes.last_mut() {
             parameters.push((word.to_ascii_lowercase(), value));

@@ -148,7 +148,7 @@ fn redirects_do_not_get_credentials() {
 fn a_server_that_we_are_sent_to_cannot_ask_for_credentials() {
     let (content, _) = content();
     let thief = Server::start(|_, _, stream| {
-        answer(stream, "401 Unauthorized", &[("WWW-Authenticate", "Basic realm=x")], b"")
+        answer(stream, "401 Unauthorized", &[("WWW-Authenticate", "Basic realm=x")], b"");
     });
     let host = thief.host();
     let server = Server::start(move |request, _, stream| {

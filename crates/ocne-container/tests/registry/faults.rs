@@ -30,12 +30,12 @@ fn disk_of(client: &Client, server: &Server) -> Vec<u8> {
 #[test]
 fn a_broken_transfer_goes_on_where_it_stopped() {
     let (content, image) = content();
-    let served = content.clone();
+    let copy = content.clone();
     let server = Server::start(move |request, before, stream| {
-        if request.is_blob(&served) && before < 9 {
-            cut(&served, request, 100_000, stream)
+        if request.is_blob(&copy) && before < 9 {
+            cut(&copy, request, 100_000, stream);
         } else {
-            registry(&served, request, stream)
+            registry(&copy, request, stream);
         }
     });
     let client = Client::new();
@@ -72,7 +72,7 @@ fn busy_servers_are_asked_again() {
     let server = Server::start(move |request, before, stream| match before {
         0 if request.is_blob(&content) => answer(stream, "503 Service Unavailable", &[], b""),
         1 if request.is_blob(&content) => {
-            answer(stream, "429 Too Many Requests", &[("Retry-After", "1")], b"")
+            answer(stream, "429 Too Many Requests", &[("Retry-After", "1")], b"");
         }
         0 => answer(stream, "500 Internal Server Error", &[], b""),
         1 => {}
@@ -89,12 +89,12 @@ fn busy_servers_are_asked_again() {
 #[test]
 fn patience_ends() {
     let (content, _) = content();
-    let served = content.clone();
+    let copy = content.clone();
     let server = Server::start(move |request, _, stream| {
-        if request.is_blob(&served) {
-            answer(stream, "503 Service Unavailable", &[], b"")
+        if request.is_blob(&copy) {
+            answer(stream, "503 Service Unavailable", &[], b"");
         } else {
-            registry(&served, request, stream)
+            registry(&copy, request, stream);
         }
     });
     let client = Client::new();
@@ -104,7 +104,7 @@ fn patience_ends() {
     assert!(client.unfinished().is_empty());
 
     let long = Server::start(|_, _, stream| {
-        answer(stream, "429 Too Many Requests", &[("Retry-After", "3600")], b"")
+        answer(stream, "429 Too Many Requests", &[("Retry-After", "3600")], b"");
     });
     let error = client.fetch(&reference(&long)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::RemoteRefused, "{error:?}");

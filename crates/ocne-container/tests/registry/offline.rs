@@ -13,8 +13,8 @@ use crate::server::{Server, registry};
 fn a_second_fetch_needs_the_manifest_only_and_offline_nothing() {
     let mut content = Content::default();
     let image = content.add(noise(100_000, 1), "amd64", "1");
-    let served = content.clone();
-    let server = Server::start(move |request, _, stream| registry(&served, request, stream));
+    let copy = content.clone();
+    let server = Server::start(move |request, _, stream| registry(&copy, request, stream));
     let reference = format!("{}/olcne/ock:1", server.host());
     let mut client = Client::new();
     let first = client.fetch(&reference).unwrap();
@@ -41,8 +41,8 @@ fn a_second_fetch_needs_the_manifest_only_and_offline_nothing() {
 fn other_transports_find_the_same_disk() {
     let mut content = Content::default();
     let image = content.add(noise(100_000, 2), "amd64", "1");
-    let served = content.clone();
-    let server = Server::start(move |request, _, stream| registry(&served, request, stream));
+    let copy = content.clone();
+    let server = Server::start(move |request, _, stream| registry(&copy, request, stream));
     let client = Client::new();
     let first = client.fetch(&format!("{}/olcne/ock:1", server.host())).unwrap();
     let folder = client.folder.path().join("layout");
@@ -97,8 +97,8 @@ fn the_image_for_the_platform() {
 fn locating_reads_no_layer() {
     let mut content = Content::default();
     content.add(noise(100_000, 5), "amd64", "1");
-    let served = content.clone();
-    let server = Server::start(move |request, _, stream| registry(&served, request, stream));
+    let copy = content.clone();
+    let server = Server::start(move |request, _, stream| registry(&copy, request, stream));
     let client = Client::new();
     let fetcher = Fetcher::new(client.options.clone()).unwrap();
     let told = RefCell::new(Vec::new());

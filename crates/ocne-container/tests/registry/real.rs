@@ -30,7 +30,10 @@ fn have(test: &str, programs: &[&str]) -> bool {
         .iter()
         .find(|program| !std::env::split_paths(&path).any(|folder| folder.join(program).exists()));
     if let Some(program) = missing {
-        eprintln!("SKIPPED {test}: `{program}` is not installed");
+        let _ = std::io::Write::write_fmt(
+            &mut std::io::stderr(),
+            format_args!("SKIPPED {test}: `{program}` is not installed\n"),
+        );
     }
     missing.is_none()
 }

@@ -124,10 +124,8 @@ pub fn answer(stream: &mut TcpStream, status: &str, headers: &[(&str, &str)], bo
 
 /// Answers without a body, but says how long it will be.
 pub fn head(stream: &mut TcpStream, status: &str, headers: &[(&str, &str)], length: usize) {
-    let mut text = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n");
-    for (name, value) in headers {
-        text += &format!("{name}: {value}\r\n");
-    }
+    let lines: String = headers.iter().flat_map(|(name, value)| [name, ": ", value, "\r\n"]).collect();
+    let text = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n{lines}");
     let _ = stream.write_all(format!("{text}\r\n").as_bytes());
 }
 
