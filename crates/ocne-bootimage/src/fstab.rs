@@ -20,12 +20,13 @@ pub struct Mount<'a> {
 }
 
 impl Mount<'_> {
-    /// The UUID that `UUID=` or `/dev/disk/by-uuid/` names, if it has the form of an XFS one.
+    /// The UUID that `UUID=` (which may have it in quotes) or `/dev/disk/by-uuid/` names, if it has the form of an XFS one.
     pub fn uuid(&self) -> Option<Uuid> {
-        let text =
-            self.source.strip_prefix(b"UUID=").or_else(|| self.source.strip_prefix(b"/dev/disk/by-uuid/"))?;
-        let text = text.strip_prefix(b"\"").and_then(|t| t.strip_suffix(b"\"")).unwrap_or(text);
-        Uuid::parse(text)
+        if let Some(path) = self.source.strip_prefix(b"/dev/disk/by-uuid/") {
+            return Uuid::parse(path);
+        }
+        let text = self.source.strip_prefix(b"UUID=")?;
+        Uuid::parse(text.strip_prefix(b"\"").and_then(|t| t.strip_suffix(b"\"")).unwrap_or(text))
     }
 
     /// Whether a boot goes on without it.
@@ -151,6 +152,10 @@ mod tests {
         assert_eq!(found.len(), 2);
         assert_eq!((found[0].line, found[0].target, found[0].uuid()), (2, &b"/"[..], Some(ROOT.old)));
         assert_eq!((found[1].line, found[1].target, found[1].uuid()), (3, &b"/y"[..], None));
+        // found by fuzzing: quotes belong to tags, not to paths
+        let quoted = format!("/dev/disk/by-uuid/\"{}\" / xfs", ROOT.old);
+        assert_eq!(mounts(quoted.as_bytes())[0].uuid(), None);
+        assert_eq!(edited(&quoted), quoted);
     }
 
     proptest! {

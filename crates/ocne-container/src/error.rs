@@ -270,7 +270,12 @@ impl FetchError {
             ),
             Self::NoSpace { .. } => text("make room, or remove cached images with `ocne image cache prune`"),
             Self::SeveralImages { .. } => text("name one after the path, as in `oci-archive:PATH:NAME`"),
-            Self::NoSuchPlatform { .. } => text("choose one of them with `--arch`"),
+            Self::NoSuchPlatform { found, .. } if !found.is_empty() => {
+                text("choose one of them with `--arch`")
+            }
+            Self::Archive { source: TarError::Compressed, .. } => {
+                text("unpack it with `gunzip` or `unzstd` first")
+            }
             Self::DigestMismatch { .. } | Self::SizeMismatch { .. } | Self::Archive { .. } => {
                 text("fetch or copy the image again")
             }

@@ -32,6 +32,9 @@ pub enum TarError {
         /// Where the header has to be.
         offset_bytes: u64,
     },
+    /// The whole file is compressed.
+    #[error("the tar file is compressed, and can only be read uncompressed")]
+    Compressed,
     /// A number in a header is none.
     #[error("the {field} in the tar header at offset {offset_bytes} is no number that a file can have")]
     BadNumber {
@@ -250,10 +253,10 @@ impl<R: TarInput> TarReader<R> {
         // The checksum is the sum of all bytes, with its own field as spaces.
         let sum: u64 =
             (0..).zip(&header).map(|(i, &b)| u64::from(if (148..156).contains(&i) { b' ' } else { b })).sum();
-        if number(&header[148..156]) == Some(sum) {
-            Ok(Some(header))
-        } else {
-            Err(TarError::BadHeader { offset_bytes })
+        match header {
+            _ if number(&header[148..156]) == Some(sum) => Ok(Some(header)),
+            [0x1F, 0x8B, ..] | [0x28, 0xB5, 0x2F, 0xFD, ..] if offset_bytes == 0 => Err(TarError::Compressed),
+            _ => Err(TarError::BadHeader { offset_bytes }),
         }
     }
 }

@@ -224,6 +224,11 @@ fn what_is_missing_or_impossible_is_named() {
     assert!(matches!(error, FetchError::Io { .. }), "{error:?}");
     let error = fetch(&cache, &format!("oci:{}", dir.path().display()), "amd64").unwrap_err();
     assert!(error.to_string().contains("has no `oci-layout`"), "{error}");
+    let packed = dir.path().join("packed.tar.gz");
+    fs_err::write(&packed, image::gzip(&image::tar_file(&[Item::File("manifest.json", &disk(4000, 11))])))
+        .unwrap();
+    let error = fetch(&cache, &format!("docker-archive:{}", packed.display()), "amd64").unwrap_err();
+    assert!(error.hint().unwrap().contains("gunzip"), "{error:?}");
     let error = fetch(&cache, "containers-storage:x", "amd64").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Usage);
     let layout = Layout::single(dir.path().join("layout"), &[LayerFile::gzip(&[Item::File("a", b"b")])]);

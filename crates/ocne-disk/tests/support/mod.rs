@@ -10,7 +10,10 @@ use std::process::{Command, Output};
 pub fn have(test: &str, tools: &[&str]) -> bool {
     for tool in tools {
         if Command::new(tool).arg("--version").output().is_err() {
-            eprintln!("SKIPPED {test}: {tool} is not installed");
+            let _ = std::io::Write::write_fmt(
+                &mut std::io::stderr(),
+                format_args!("SKIPPED {test}: {tool} is not installed\n"),
+            );
             return false;
         }
     }
