@@ -3,6 +3,7 @@
 //! System roots come through `rustls-platform-verifier`, which reqwest brings along; on Linux they are the files that OpenSSL uses too.
 
 use std::error::Error as _;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -88,6 +89,10 @@ pub(crate) fn client(
     }
     let no_proxy = options.no_proxy.as_deref().map_or_else(NoProxy::from_env, NoProxy::from_string);
     let refused = |source| FetchError::Client { source };
+    if is_loopback(host) {
+        // No proxy could reach it. Docker and skopeo do the same (Go's `ProxyFromEnvironment`).
+        return builder.no_proxy().build().map_err(refused);
+    }
     if let Some(url) = &options.https_proxy {
         builder = builder.proxy(Proxy::https(url).map_err(refused)?.no_proxy(no_proxy.clone()));
     }
@@ -95,6 +100,22 @@ pub(crate) fn client(
         builder = builder.proxy(Proxy::http(url).map_err(refused)?.no_proxy(no_proxy));
     }
     builder.build().map_err(refused)
+}
+
+/// The host without the port.
+pub(crate) fn host_name(registry: &str) -> &str {
+    match registry.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, _)) => address,
+        None => registry.split(':').next().unwrap_or(registry),
+    }
+}
+
+/// Whether a registry is on this machine.
+pub(crate) fn is_loopback(registry: &str) -> bool {
+    let host = host_name(registry);
+    host == "localhost"
+        || host.ends_with(".localhost")
+        || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
 /// Certificate authorities for one registry, where podman and docker look for them (containers-certs.d(5)).
@@ -272,6 +293,14 @@ mod tests {
         ] {
             assert_eq!(asked(nothing), None, "{nothing}");
         }
+    }
+
+    #[test]
+    fn hosts() {
+        assert_eq!(host_name("r.example.com:5000"), "r.example.com");
+        assert_eq!(host_name("[::1]:5000"), "::1");
+        assert!(["localhost", "x.localhost:1", "127.3.2.1:5000", "[::1]:5000"].into_iter().all(is_loopback));
+        assert!(!["docker.io", "localhost.example.com", "10.0.0.1", ""].into_iter().any(is_loopback));
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! Reading from a registry: manifests, and blobs that go on where they broke off (OCI distribution specification 1.1, "Pull").
 
-use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -79,8 +78,11 @@ impl<'a> Registry<'a> {
             http: http::client(registry, options.ca_file.as_deref(), &options.network)?,
             credentials: CredentialFiles::new(options.authfile.as_deref(), |name| std::env::var_os(name)),
             network: options.network.clone(),
-            plain_allowed: is_loopback(host(registry))
-                || options.insecure_registries.iter().any(|one| one == registry || one == host(registry)),
+            plain_allowed: http::is_loopback(registry)
+                || options
+                    .insecure_registries
+                    .iter()
+                    .any(|one| one == registry || one == http::host_name(registry)),
             reference: reference.clone(),
             state: Mutex::default(),
             events: Quiet(events),
@@ -502,33 +504,9 @@ fn error_text(body: &[u8]) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
 }
 
-/// The host without the port.
-fn host(registry: &str) -> &str {
-    match registry.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((address, _)) => address,
-        None => registry.split(':').next().unwrap_or(registry),
-    }
-}
-
-/// Whether a host is this machine.
-fn is_loopback(host: &str) -> bool {
-    host == "localhost"
-        || host.ends_with(".localhost")
-        || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn hosts() {
-        assert_eq!(host("r.example.com:5000"), "r.example.com");
-        assert_eq!(host("[::1]:5000"), "::1");
-        assert_eq!(host("docker.io"), "docker.io");
-        assert!(["localhost", "x.localhost", "127.3.2.1", "::1"].into_iter().all(is_loopback));
-        assert!(!["docker.io", "localhost.example.com", "10.0.0.1", ""].into_iter().any(is_loopback));
-    }
 
     #[test]
     fn errors_in_one_line() {
