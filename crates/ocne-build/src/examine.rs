@@ -73,7 +73,7 @@ pub struct Examination {
 /// What an image is.
 #[derive(Debug, Clone, Serialize)]
 pub struct ImageRecord {
-    /// [`INFO_SCHEMA`].
+    /// Name and version of the schema.
     pub schema: &'static str,
     /// The image, as asked for.
     pub image: String,
