@@ -281,7 +281,8 @@ impl Fetcher {
         events(FetchEvent::LayerStart { digest: layer.digest, size_bytes: layer.size_bytes });
         let mut attempt = 1;
         loop {
-            let (feed, pipeline) = pipeline::start(layer.size_bytes, wanted.clone(), sink());
+            let (feed, pipeline) =
+                pipeline::start(layer.size_bytes, wanted.clone(), sink(), layer.archived_name.is_some());
             let feeding = feed_layer(&source.transport, layer, feed);
             match run(pipeline, feeding, layer, events, cancel).await {
                 // Something on the way changed it; a second time may go better.
@@ -387,14 +388,14 @@ async fn run(
         return Err(error);
     }
     inflated.map_err(refused)?;
-    let (found, diff_id) = unpacked.map_err(|e| match e {
+    let (found, content_digest) = unpacked.map_err(|e| match e {
         SearchError::Layer(error) => refused(error),
         SearchError::Sink(error) => error,
     })?;
-    match layer.diff_id {
-        Some(expected) if expected != diff_id => {
+    match content_digest {
+        Some(found) if found != layer.digest => {
             let what = format!("the layer {}, uncompressed,", layer.digest);
-            Err(FetchError::DigestMismatch { what, expected, found: diff_id })
+            Err(FetchError::DigestMismatch { what, expected: layer.digest, found })
         }
         _ => {
             events(FetchEvent::Progress { done_bytes: layer.size_bytes, total_bytes: layer.size_bytes });

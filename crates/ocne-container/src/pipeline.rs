@@ -171,11 +171,14 @@ impl Feed {
     }
 }
 
+/// What was found in a layer, and the digest of its content if that was wanted.
+pub(crate) type Unpacked<D> = (Found<D>, Option<Digest>);
+
 /// A layer on its way.
 #[derive(Debug)]
 pub(crate) struct Pipeline<D> {
     pub inflate: tokio::task::JoinHandle<Result<(), LayerError>>,
-    pub unpack: tokio::task::JoinHandle<Result<(Found<D>, Digest), SearchError>>,
+    pub unpack: tokio::task::JoinHandle<Result<Unpacked<D>, SearchError>>,
     pub done_bytes: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
 }
@@ -188,7 +191,12 @@ impl<D> Pipeline<D> {
 }
 
 /// Starts the threads that take what is fed. The digest they return is of the uncompressed layer.
-pub(crate) fn start<S>(compressed_bytes: u64, wanted: PathInImage, mut sink: S) -> (Feed, Pipeline<S::Disk>)
+pub(crate) fn start<S>(
+    compressed_bytes: u64,
+    wanted: PathInImage,
+    mut sink: S,
+    hash_content: bool,
+) -> (Feed, Pipeline<S::Disk>)
 where
     S: DiskSink<Disk: Send> + Send + 'static,
 {
@@ -199,7 +207,7 @@ where
     let (to_unpack, plain) = channel(QUEUE_BUFFERS);
     let compressed = ChannelReader::new(compressed, &stop);
     let mut plain = ChannelReader::new(plain, &stop);
-    plain.hasher = Some(Sha256::new());
+    plain.hasher = hash_content.then(Sha256::new);
     let feed = Feed {
         sender: Some(sender),
         hasher: Sha256::new(),
@@ -215,7 +223,7 @@ where
         // What is behind the end of the tar file belongs to the digest.
         let mut rest = tar.into_input();
         rest.skip(u64::MAX).map_err(|e| LayerError::Tar(crate::tar::TarError::Io(e)))?;
-        Ok((found, Digest::finish(rest.hasher.take().unwrap_or_default())))
+        Ok((found, rest.hasher.take().map(Digest::finish)))
     });
     (feed, Pipeline { inflate, unpack, done_bytes, stop })
 }

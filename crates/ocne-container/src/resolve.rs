@@ -27,8 +27,6 @@ pub(crate) struct Layer {
     /// Digest as it is transferred; of the uncompressed layer in a `docker-archive`.
     pub digest: Digest,
     pub size_bytes: u64,
-    /// Digest of the uncompressed layer, if the configuration says it.
-    pub diff_id: Option<Digest>,
     /// Name in a `docker-archive`.
     pub archived_name: Option<String>,
 }
@@ -39,10 +37,10 @@ impl ResolvedImage {
         self.layers.iter().fold(0, |sum, layer| sum.saturating_add(layer.size_bytes))
     }
 
-    /// Where the disk at this path is in the cache. It depends on the uncompressed layers where they are
-    /// known, since another transport may compress them in another way.
+    /// Where the disk at this path is in the cache. It depends on the layers as they are transferred: those are
+    /// verified anyhow, and to hash their content as well takes a second for each GiB.
     pub fn cache_key(&self, path: &str) -> CacheKey {
-        CacheKey::new(self.layers.iter().map(|layer| layer.diff_id.unwrap_or(layer.digest)), path)
+        CacheKey::new(self.layers.iter().map(|layer| layer.digest), path)
     }
 }
 
@@ -126,19 +124,15 @@ impl Resolver<'_> {
             Some(bytes) => bytes,
             None => self.transport.document(&manifest.config, DocumentKind::Configuration).await?,
         };
-        let config = self.config(&config_bytes)?;
+        self.config(&config_bytes)?;
         if let Some(cache) = self.keep {
             cache.keep_document(&config_digest, &config_bytes)?;
             cache.keep_document(&manifest_digest, bytes)?;
             cache.keep_reference(self.reference, self.platform, &manifest_digest)?;
         }
-        // Of the wrong number nothing can be known of any layer.
-        let diff_ids = config.rootfs.diff_ids;
-        let known = diff_ids.len() == manifest.layers.len();
-        let layers = manifest.layers.iter().enumerate().map(|(i, layer)| Layer {
+        let layers = manifest.layers.iter().map(|layer| Layer {
             digest: layer.digest,
             size_bytes: layer.size,
-            diff_id: diff_ids.get(i).filter(|_| known).copied(),
             archived_name: None,
         });
         Ok(ResolvedImage { manifest_digest, layers: layers.collect() })
@@ -167,7 +161,7 @@ impl Resolver<'_> {
         }
         let layers = image.layers.into_iter().zip(diff_ids).map(|(name, diff_id)| {
             let size_bytes = self.transport.archived_blob(&name)?.size_bytes;
-            Ok(Layer { digest: diff_id, size_bytes, diff_id: Some(diff_id), archived_name: Some(name) })
+            Ok(Layer { digest: diff_id, size_bytes, archived_name: Some(name) })
         });
         let layers = layers.collect::<Result<_, FetchError>>()?;
         Ok(ResolvedImage { manifest_digest: Digest::of(&image.config), layers })

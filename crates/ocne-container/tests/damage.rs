@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use image::{DISK, Item, LayerFile, Layout, disk, entry, fetch, gzip, leftovers};
-use ocne_container::{Cache, FetchError, LayerError};
+use ocne_container::{Cache, Digest, FetchError, LayerError};
 
 /// A small archive and its disk.
 fn archive(dir: &Path) -> (Vec<u8>, Vec<u8>) {
@@ -165,13 +165,30 @@ fn a_bomb_is_refused_early() {
     assert!(matches!(error, FetchError::Layer { source: LayerError::Bomb { .. }, .. }), "{error:?}");
 }
 
+/// What `docker save` writes has layers of which only the content's digest is known; they may be compressed.
 #[test]
-fn a_layer_that_is_not_what_its_configuration_says() {
+fn layers_of_docker_archives_are_verified_by_their_content() {
     let dir = tempfile::tempdir().unwrap();
     let mut layer = LayerFile::with_disk(&disk(9000, 23));
-    layer.plain[0] ^= 1;
-    let layout = Layout::single(dir.path().join("layout"), &[layer]);
-    let error = fetch(&dir.path().join("cache"), &layout.reference(), "amd64").unwrap_err();
-    assert!(error.to_string().contains("uncompressed"), "{error}");
+    for (compressed, changed) in [(false, false), (true, false), (false, true), (true, true)] {
+        let config = serde_json::json!({ "os": "linux", "architecture": "amd64",
+            "rootfs": { "type": "layers", "diff_ids": [Digest::of(&layer.plain).to_string()] } })
+        .to_string();
+        layer.plain[4000] ^= u8::from(changed);
+        let blob = if compressed { gzip(&layer.plain) } else { layer.plain.clone() };
+        let list = r#"[{"Config":"config.json","RepoTags":null,"Layers":["layer.tar"]}]"#;
+        let path = dir.path().join(format!("{compressed}-{changed}.tar"));
+        let items = [
+            Item::File("layer.tar", &blob),
+            Item::File("config.json", config.as_bytes()),
+            Item::File("manifest.json", list.as_bytes()),
+        ];
+        fs_err::write(&path, image::tar_file(&items)).unwrap();
+        let cache = dir.path().join(format!("cache-{compressed}-{changed}"));
+        match fetch(&cache, &format!("docker-archive:{}", path.display()), "amd64") {
+            Ok(_) => assert!(!changed),
+            Err(error) => assert!(changed && error.to_string().contains("uncompressed"), "{error}"),
+        }
+    }
     assert!(leftovers(dir.path()).is_empty());
 }

@@ -43,7 +43,8 @@ fn every_transport_gives_the_same_disk_and_the_same_cache_entry() {
         assert!(fs_err::read(&alone.path).unwrap() == content, "{reference}");
         assert!(alone.verified_now && !alone.from_cache);
         let again = fetch(&shared, reference, "amd64").unwrap();
-        assert_eq!(again.from_cache, i > 0, "{reference}");
+        // The first one, and the first that has the layer without compression.
+        assert_eq!(again.from_cache, !matches!(i, 0 | 3), "{reference}");
         assert_eq!(again.disk_sha256, alone.disk_sha256);
     }
 }

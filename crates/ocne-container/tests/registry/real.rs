@@ -108,9 +108,10 @@ fn every_transport_that_skopeo_writes() {
         let fetched = client.fetch(target).unwrap();
         assert_eq!(fs_err::read(&fetched.path).unwrap(), image.disk, "{target}");
         assert_eq!(fetched.size_bytes, image.disk.len() as u64);
-        // All of them have the same layer, however it is wrapped.
+        // All have the same layer, but for docker's archives, which have it unpacked.
         let again = client.fetch(&source).unwrap();
-        assert_eq!((again.from_cache, &again.path), (true, &fetched.path), "{target}");
+        let same = !target.starts_with("docker-archive:");
+        assert_eq!((again.from_cache, again.path == fetched.path), (same, same), "{target}");
     }
     for format in ["v2s2", "oci"] {
         let target = format!("docker://{}/olcne/{format}:1", registry.address);
