@@ -50,13 +50,11 @@ fn features_that_are_not_supported_are_refused_by_name() {
     assert!(reason(&other).contains("an external data file"), "{}", reason(&other));
     create(&["-o", "extended_l2=on"]);
     assert!(reason(&other).contains("subclusters"), "{}", reason(&other));
-    let secret = [
-        "--object",
-        "secret,id=s,data=abc",
-        "-o",
-        "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=1",
-    ];
-    create(&secret);
+    // The field alone decides; qemu-img's LUKS images take a key derivation that fails on a busy machine.
+    create(&[]);
+    let mut encrypted = fs_err::read(&other).unwrap();
+    encrypted[32..36].copy_from_slice(&2_u32.to_be_bytes());
+    fs_err::write(&other, encrypted).unwrap();
     assert!(reason(&other).contains("LUKS"), "{}", reason(&other));
     create(&[]);
     qemu_img(&["snapshot", "-c", "before", path(&other)]);
