@@ -96,6 +96,23 @@ struct Source<'a> {
     reference: String,
 }
 
+impl Source<'_> {
+    /// The image's disk, as it is in the cache.
+    fn disk(&self, entry: CacheEntry, platform: &Platform, from_cache: bool) -> FetchedDisk {
+        FetchedDisk {
+            path: entry.path,
+            disk_sha256: entry.record.disk_sha256,
+            size_bytes: entry.record.size_bytes,
+            manifest_digest: self.image.manifest_digest.to_string(),
+            layer_digest: entry.record.layer_digest.to_string(),
+            architecture: platform.architecture.clone(),
+            reference: self.reference.clone(),
+            from_cache,
+            verified_now: !from_cache,
+        }
+    }
+}
+
 impl Fetcher {
     /// Makes ready to fetch. Nothing is read yet.
     ///
@@ -130,20 +147,9 @@ impl Fetcher {
         self.cache.prepare()?;
         let source = unless_cancelled(cancel, self.source(reference, platform, events)).await?;
         let key = source.image.cache_key(&path.to_string());
-        let fetched = |entry: CacheEntry, from_cache| FetchedDisk {
-            path: entry.path,
-            disk_sha256: entry.record.disk_sha256,
-            size_bytes: entry.record.size_bytes,
-            manifest_digest: source.image.manifest_digest.to_string(),
-            layer_digest: entry.record.layer_digest.to_string(),
-            architecture: platform.architecture.clone(),
-            reference: source.reference.clone(),
-            from_cache,
-            verified_now: !from_cache,
-        };
         let hit = |entry: CacheEntry| {
             events(FetchEvent::CacheHit { size_bytes: entry.record.size_bytes });
-            fetched(entry, true)
+            source.disk(entry, platform, true)
         };
         if let Some(entry) = self.cache.find(key) {
             return Ok(hit(entry));
@@ -156,7 +162,7 @@ impl Fetcher {
         let (disk, layer) = self.unpack(&source, &path, key, events, cancel).await?;
         let manifest = source.image.manifest_digest;
         let record = CacheRecord::new(&disk, layer, manifest, source.reference.clone(), path.to_string());
-        Ok(fetched(self.cache.store(&lock, key, disk, record)?, false))
+        Ok(source.disk(self.cache.store(&lock, key, disk, record)?, platform, false))
     }
 
     /// Finds an image, and reads nothing big.
@@ -175,17 +181,8 @@ impl Fetcher {
         self.cache.prepare()?;
         let source = unless_cancelled(cancel, self.source(reference, platform, events)).await?;
         let manifest_digest = source.image.manifest_digest.to_string();
-        let cached = self.cache.find(source.image.cache_key(&path.to_string())).map(|entry| FetchedDisk {
-            path: entry.path,
-            disk_sha256: entry.record.disk_sha256,
-            size_bytes: entry.record.size_bytes,
-            manifest_digest: manifest_digest.clone(),
-            layer_digest: entry.record.layer_digest.to_string(),
-            architecture: platform.architecture.clone(),
-            reference: source.reference.clone(),
-            from_cache: true,
-            verified_now: false,
-        });
+        let cached = self.cache.find(source.image.cache_key(&path.to_string()));
+        let cached = cached.map(|entry| source.disk(entry, platform, true));
         let size_bytes = source.image.size_bytes();
         Ok(Located { manifest_digest, reference: source.reference, size_bytes, cached })
     }

@@ -6,13 +6,12 @@ mod support;
 
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use edit_support::{Model, NOW, Node, apply, assert_kernel_agrees, open, options};
-use ocne_disk::{BlockDevice, DeviceError, RawDevice, ReadRequest};
+use ocne_disk::RawDevice;
 use ocne_xfs::{EditError, Editor, Label, NewInode, Volume, XfsError};
 use rustix::fs::FallocateFlags;
-use support::{Mount, can_mount, has, mkfs, run, skipped};
+use support::{Counting, Mount, can_mount, has, mkfs, run, skipped};
 
 fn can_run(name: &str) -> bool {
     let can = can_mount() && has(&["xfs_repair"]);
@@ -225,19 +224,6 @@ fn directories_of_every_form() {
     }
 }
 
-/// Counts rounds.
-struct Counting(RawDevice, AtomicU64);
-
-impl BlockDevice for Counting {
-    fn size_bytes(&self) -> u64 {
-        self.0.size_bytes()
-    }
-    fn read_batch(&self, requests: &mut [ReadRequest<'_>]) -> Result<(), DeviceError> {
-        self.1.fetch_add(1, Ordering::Relaxed);
-        self.0.read_batch(requests)
-    }
-}
-
 #[test]
 fn an_edit_needs_few_rounds() {
     if !can_run("an_edit_needs_few_rounds") {
@@ -246,9 +232,9 @@ fn an_edit_needs_few_rounds() {
     let dir = tempfile::tempdir().unwrap();
     let image = mkfs(dir.path(), "image", 320, &["-m", "rmapbt=1"]);
     support::populate(&Mount::new(&image).at, true);
-    let device = Counting(RawDevice::open(&image).unwrap(), AtomicU64::new(0));
+    let device = Counting::new(RawDevice::open(&image).unwrap());
     let volume = Volume::open(&device).unwrap();
-    let rounds = || device.1.load(Ordering::Relaxed);
+    let rounds = || device.rounds();
     let mut editor = Editor::new(&volume, options(1)).unwrap();
     let after_check = rounds();
     for path in ["files/small", "files/large", "files/tree", "attrs/many"] {

@@ -6,9 +6,8 @@ use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use ocne_disk::{BlockDevice, DeviceError, RawDevice, ReadRequest};
+use ocne_disk::{BlockDevice, RawDevice};
 use ocne_xfs::{FileType, Volume};
 
 /// What is known of a file: mode, owner, links, size, modification time, content or target, attributes.
@@ -16,18 +15,6 @@ type Facts = (u16, u32, u32, u32, u64, (i64, i64), Vec<u8>, BTreeMap<Vec<u8>, Ve
 
 /// Content that is compared: the files are larger in sparse form.
 const MAX_BYTES: u64 = 4 << 20;
-
-struct Counting<'a>(&'a RawDevice, AtomicU64);
-
-impl BlockDevice for Counting<'_> {
-    fn size_bytes(&self) -> u64 {
-        self.0.size_bytes()
-    }
-    fn read_batch(&self, requests: &mut [ReadRequest<'_>]) -> Result<(), DeviceError> {
-        self.1.fetch_add(1, Ordering::Relaxed);
-        self.0.read_batch(requests)
-    }
-}
 
 fn kernel_attrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let mut names = vec![0; 65536];
@@ -126,11 +113,11 @@ fn is_what_the_kernel_shows() {
         kernel_tree(&mount.at, &mount.at, &mut wanted);
         drop(mount);
         let device = RawDevice::open(&image).unwrap();
-        let counting = Counting(&device, AtomicU64::new(0));
+        let counting = support::Counting::new(&device);
         let volume = Volume::open(&counting).unwrap();
         let report = volume.check().unwrap();
         assert_eq!(report.problems, [], "{options:?}");
-        let rounds = counting.1.load(Ordering::Relaxed);
+        let rounds = counting.rounds();
         assert!(rounds < 20, "{rounds} rounds with {options:?}");
         let found = our_tree(&volume);
         assert_eq!(found.len(), wanted.len());

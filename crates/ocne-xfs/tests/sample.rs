@@ -3,40 +3,25 @@
 
 mod support;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use ocne_disk::{BlockDevice, DeviceError, MemoryDevice, ReadRequest};
+use ocne_disk::BlockDevice;
 use ocne_xfs::{FileType, Volume};
-use support::{Random, make_sample, sample};
-
-/// Counts the rounds of reads.
-struct Counting<'a>(&'a MemoryDevice, AtomicU64);
-
-impl BlockDevice for Counting<'_> {
-    fn size_bytes(&self) -> u64 {
-        self.0.size_bytes()
-    }
-    fn read_batch(&self, requests: &mut [ReadRequest<'_>]) -> Result<(), DeviceError> {
-        self.1.fetch_add(1, Ordering::Relaxed);
-        self.0.read_batch(requests)
-    }
-}
+use support::{Counting, Random, make_sample, sample};
 
 #[test]
 fn is_clean_and_costs_few_rounds() {
     let image = make_sample::image();
-    let device = Counting(&image, AtomicU64::new(0));
+    let device = Counting::new(&image);
     let volume = Volume::open(&device).unwrap();
     let report = volume.check().unwrap();
     assert_eq!(report.problems, []);
     assert!(report.inodes > 80 && report.directories > 4 && report.shared_blocks > 0, "{report:?}");
-    let rounds = device.1.load(Ordering::Relaxed);
+    let rounds = device.rounds();
     assert!(rounds < 20, "{rounds} rounds");
     // everything is in the cache now: a walk and a second check cost nothing but the window of the log
     walk(&volume);
     let second = volume.with_changes(&std::collections::BTreeMap::new()).unwrap();
     assert!(second.check().unwrap().is_clean());
-    let more = device.1.load(Ordering::Relaxed) - rounds;
+    let more = device.rounds() - rounds;
     assert!(more <= 1 + content_rounds(), "{more} more rounds");
 }
 

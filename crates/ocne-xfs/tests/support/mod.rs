@@ -9,8 +9,37 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use ocne_disk::{BlockDevice, DeviceError, ReadRequest};
 use rustix::fs::{FallocateFlags, FileType as NodeType, Mode, XattrFlags};
+
+/// A device that counts the rounds of reads.
+pub struct Counting<D> {
+    device: D,
+    rounds: AtomicU64,
+}
+
+impl<D: BlockDevice> Counting<D> {
+    pub fn new(device: D) -> Self {
+        Self { device, rounds: AtomicU64::new(0) }
+    }
+
+    pub fn rounds(&self) -> u64 {
+        self.rounds.load(Ordering::Relaxed)
+    }
+}
+
+impl<D: BlockDevice> BlockDevice for Counting<D> {
+    fn size_bytes(&self) -> u64 {
+        self.device.size_bytes()
+    }
+
+    fn read_batch(&self, requests: &mut [ReadRequest<'_>]) -> Result<(), DeviceError> {
+        self.rounds.fetch_add(1, Ordering::Relaxed);
+        self.device.read_batch(requests)
+    }
+}
 
 /// Says why a test did nothing.
 pub fn skipped(name: &str, reason: &str) {
