@@ -44,6 +44,7 @@ pub struct Digester<'a> {
     file: &'a File,
     cancel: &'a AtomicBool,
     sha256: Option<Sha256>,
+    blake3: Option<blake3::Hasher>,
     checksums: Vec<u32>,
     at_bytes: u64,
     buffer: Vec<u8>,
@@ -54,6 +55,8 @@ pub struct Digester<'a> {
 pub struct FileDigest {
     /// Hexadecimal SHA-256 of the whole file, if it was asked for.
     pub sha256: Option<String>,
+    /// Hexadecimal BLAKE3 of the whole file, if it was asked for.
+    pub blake3: Option<String>,
     /// CRC-32C of every chunk.
     pub checksums: Vec<u32>,
 }
@@ -65,10 +68,17 @@ impl<'a> Digester<'a> {
             file,
             cancel,
             sha256: sha256.then(Sha256::new),
+            blake3: None,
             checksums: Vec::new(),
             at_bytes: 0,
             buffer: vec![0; usize::try_from(CHUNK_BYTES).unwrap_or(0)],
         }
+    }
+
+    /// Computes the file's BLAKE3, too.
+    pub fn with_blake3(mut self) -> Self {
+        self.blake3 = Some(blake3::Hasher::new());
+        self
     }
 
     /// Reads on to `end_bytes`, which is the end of a chunk or of the file.
@@ -85,6 +95,9 @@ impl<'a> Digester<'a> {
             if let Some(sha256) = &mut self.sha256 {
                 sha256.update(&*chunk);
             }
+            if let Some(blake3) = &mut self.blake3 {
+                blake3.update(chunk);
+            }
             self.at_bytes += len_bytes;
         }
         Ok(())
@@ -92,7 +105,11 @@ impl<'a> Digester<'a> {
 
     /// The digests of what was read.
     pub fn finish(self) -> FileDigest {
-        FileDigest { sha256: self.sha256.map(|s| hex(&s.finalize())), checksums: self.checksums }
+        FileDigest {
+            sha256: self.sha256.map(|s| hex(&s.finalize())),
+            blake3: self.blake3.map(|b| b.finalize().to_hex().to_string()),
+            checksums: self.checksums,
+        }
     }
 }
 

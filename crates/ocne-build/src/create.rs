@@ -12,7 +12,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use ocne_bootimage::{Architecture, Conversion, ConvertOptions};
 use ocne_disk::{
-    BlockDevice as _, BlockWrite as _, CommitPlan, CompressOptions, Qcow2, Qcow2Error, write_compressed,
+    BlockDevice as _, BlockWrite as _, CommitPlan, CompressOptions, CompressSummary, ContentChecksums, Qcow2,
+    Qcow2Error, write_compressed,
 };
 use ocne_xfs::Timestamp;
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -117,8 +118,8 @@ struct Written {
 enum How {
     /// As a copy of the source: what was read back of it, and the chunks that differ from the source.
     Copied { digest: FileDigest, changed: ChunkChecksums },
-    /// As a new image of this disk.
-    Recompressed(Box<Qcow2>),
+    /// As a new image of a disk with this content.
+    Recompressed(ContentChecksums),
 }
 
 impl Run<'_> {
@@ -151,17 +152,19 @@ impl Run<'_> {
     /// Converts the source and writes the output, while the source is read for its digests.
     fn build(&self, source: &BootSource, timings: &mut Timings) -> Result<Built, BuildError> {
         let before = source.identity()?;
-        let sha256 = self.request.report.is_some() && source.sha256.is_none() || source.unverified();
         let (digest, written) = thread::scope(|scope| {
             let digest = scope.spawn(|| {
-                let mut digester = Digester::new(&source.file, sha256, self.cancel);
+                let mut digester = Digester::new(&source.file, self.request.report.is_some(), self.cancel);
+                if source.unverified() {
+                    digester = digester.with_blake3();
+                }
                 digester.advance(before.size_bytes).map(|()| digester.finish())
             });
             let written = self.convert(source, timings).and_then(|c| self.write(source, c, timings));
             (digest.join().unwrap_or_else(|panic| resume_unwind(panic)), written)
         });
         let digest = digest.map_err(|e| read_error(e, "read the source"));
-        if let (Some(expected), Ok(FileDigest { sha256: Some(actual), .. })) = (&source.sha256, &digest) {
+        if let (Some(expected), Ok(FileDigest { blake3: Some(actual), .. })) = (&source.blake3, &digest) {
             // Said first: it explains whatever else went wrong.
             if expected != actual {
                 let (path, expected, actual) = (source.path.clone(), expected.clone(), actual.clone());
@@ -181,7 +184,7 @@ impl Run<'_> {
             How::Recompressed(_) => None,
         };
         Ok(Built {
-            source_sha256: source.sha256.clone().or(digest.sha256),
+            source_sha256: digest.sha256,
             output_sha256,
             conversion: written.conversion,
             size_bytes: written.size_bytes,
@@ -229,7 +232,11 @@ impl Run<'_> {
             let written = self.stage(Stage::Write, Some(size_bytes), &mut timings.write, || {
                 self.recompress(source, &qcow2, options)
             })?;
-            return Ok(Written { conversion, size_bytes: written, how: How::Recompressed(Box::new(qcow2)) });
+            return Ok(Written {
+                conversion,
+                size_bytes: written.file_size_bytes,
+                how: How::Recompressed(written.content),
+            });
         }
         let plan = qcow2.plan_commit().map_err(refused)?;
         let size_bytes = plan.file_size_bytes;
@@ -239,13 +246,13 @@ impl Run<'_> {
         Ok(Written { conversion, size_bytes, how: How::Copied { digest, changed } })
     }
 
-    /// Writes all of the converted disk compressed anew; how large the file became.
+    /// Writes all of the converted disk compressed anew.
     fn recompress(
         &self,
         source: &BootSource,
         disk: &Qcow2,
         options: &CompressOptions,
-    ) -> Result<u64, BuildError> {
+    ) -> Result<CompressSummary, BuildError> {
         let file = self.output.file();
         let progress = |done_bytes| {
             (self.events)(Event::Bytes { stage: Stage::Write, done_bytes });
@@ -260,7 +267,7 @@ impl Run<'_> {
         match write_compressed(disk, file, options, &progress) {
             Ok(summary) => {
                 file.sync_all().map_err(|e| self.output.write_error(needed_bytes, e))?;
-                Ok(summary.file_size_bytes)
+                Ok(summary)
             }
             Err(Qcow2Error::Interrupted) => Err(BuildError::Interrupted),
             Err(Qcow2Error::Io { source, .. }) => Err(self.output.write_error(needed_bytes, source)),
@@ -316,7 +323,7 @@ impl Run<'_> {
                 }
                 verify::changes(path, &written.conversion.changes).map_err(differs)
             }
-            How::Recompressed(disk) => verify::whole(path, disk.as_ref(), self.cancel).map_err(differs),
+            How::Recompressed(content) => verify::whole(path, content, self.cancel).map_err(differs),
         }
     }
 

@@ -79,7 +79,7 @@ pub enum BuildError {
         path: PathBuf,
     },
     /// The cached image is not what was fetched.
-    #[error("the cached image `{}` is damaged: its SHA-256 is {actual}, not {expected}", path.display())]
+    #[error("the cached image `{}` is damaged: its BLAKE3 is {actual}, not {expected}", path.display())]
     CacheDamaged {
         /// The cached file.
         path: PathBuf,

@@ -23,9 +23,9 @@ pub(crate) struct BootSource {
     pub reference: String,
     /// Digest of the container image.
     pub manifest_digest: Option<String>,
-    /// What the file's SHA-256 has to be, where that is known.
-    pub sha256: Option<String>,
-    /// The SHA-256 was computed in this run.
+    /// What the file's BLAKE3 has to be, where that is known.
+    pub blake3: Option<String>,
+    /// The BLAKE3 was computed in this run.
     pub verified_now: bool,
 }
 
@@ -53,7 +53,7 @@ impl BootSource {
 
     /// Whether the file still has to prove that it is what was fetched.
     pub fn unverified(&self) -> bool {
-        self.sha256.is_some() && !self.verified_now
+        self.blake3.is_some() && !self.verified_now
     }
 }
 
@@ -92,7 +92,7 @@ pub(crate) fn obtain(
             file: open(path)?,
             reference: path.display().to_string(),
             manifest_digest: None,
-            sha256: None,
+            blake3: None,
             verified_now: false,
         }),
         Source::Image { reference, architecture, disk_path, fetch } => {
@@ -110,7 +110,7 @@ pub(crate) fn obtain(
                 path: disk.path,
                 reference: disk.reference,
                 manifest_digest: Some(disk.manifest_digest),
-                sha256: Some(disk.disk_sha256),
+                blake3: Some(disk.disk_blake3),
                 verified_now: disk.verified_now,
             })
         }

@@ -2,13 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
+use std::sync::atomic::AtomicBool;
 
-use ocne_disk::{BlockDevice, Qcow2, ReadRequest};
-
-/// How much is compared at a time; two threads hold two buffers each.
-const WINDOW_BYTES: u64 = 2 << 20;
+use ocne_disk::{BlockDevice as _, ContentChecksums, Qcow2, ReadRequest};
 
 /// Opens the image, which verifies its tables and counts, and reads the changed ranges of the disk in it.
 ///
@@ -29,40 +25,12 @@ pub fn changes(path: &Path, changes: &BTreeMap<u64, Vec<u8>>) -> Result<(), Stri
     }
 }
 
-/// Opens the image and compares the whole disk in it with another.
+/// Opens the image and compares the whole disk in it with what was written.
 ///
 /// # Errors
 /// What is not as it has to be.
-pub fn whole(path: &Path, expected: &dyn BlockDevice, cancel: &AtomicBool) -> Result<(), String> {
-    let image = open(path)?;
-    let size_bytes = expected.size_bytes();
-    if image.size_bytes() != size_bytes {
-        return Err(format!("its disk has {} bytes instead of {size_bytes}", image.size_bytes()));
-    }
-    let next = AtomicU64::new(0);
-    let compare = || {
-        let [mut a, mut b] = [Vec::new(), Vec::new()];
-        while !cancel.load(Ordering::Relaxed) {
-            let at = next.fetch_add(WINDOW_BYTES, Ordering::Relaxed);
-            if at >= size_bytes {
-                break;
-            }
-            let len = usize::try_from(WINDOW_BYTES.min(size_bytes - at)).unwrap_or(0);
-            for (device, buffer) in [(&image as &dyn BlockDevice, &mut a), (expected, &mut b)] {
-                buffer.resize(len, 0);
-                device.read_at(at, buffer).map_err(|e| e.to_string())?;
-            }
-            if a != b {
-                return Err(format!("the {len} bytes at offset {at} of its disk differ"));
-            }
-        }
-        Ok(())
-    };
-    thread::scope(|scope| {
-        let other = scope.spawn(compare);
-        let mine = compare();
-        mine.and(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-    })
+pub fn whole(path: &Path, expected: &ContentChecksums, cancel: &AtomicBool) -> Result<(), String> {
+    expected.compare(&open(path)?, cancel).map_err(|e| e.to_string())
 }
 
 fn open(path: &Path) -> Result<Qcow2, String> {

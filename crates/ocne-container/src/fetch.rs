@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::cache::{
-    Cache, CacheEntry, CacheKey, CacheRecord, EntryLock, NewDisk, WrittenDisk, sha256_of_file,
+    Cache, CacheEntry, CacheKey, CacheRecord, EntryLock, NewDisk, WrittenDisk, blake3_of_file,
 };
 use crate::digest::Digest;
 use crate::error::FetchError;
@@ -57,8 +57,8 @@ pub struct Fetcher {
 pub struct FetchedDisk {
     /// The file. It is not to be written to.
     pub path: PathBuf,
-    /// What its SHA-256 has to be, in hexadecimal digits.
-    pub disk_sha256: String,
+    /// What its BLAKE3 has to be, in hexadecimal digits.
+    pub disk_blake3: String,
     /// Its size.
     pub size_bytes: u64,
     /// Digest of the manifest; of the configuration for a `docker-archive`, which has no manifest.
@@ -71,7 +71,7 @@ pub struct FetchedDisk {
     pub reference: String,
     /// It was in the cache.
     pub from_cache: bool,
-    /// Its SHA-256 was computed while it was written in this run. Otherwise whoever reads it has to compute it, and
+    /// Its BLAKE3 was computed while it was written in this run. Otherwise whoever reads it has to compute it, and
     /// to [`Cache::discard`] the disk and fetch it again if it differs.
     pub verified_now: bool,
 }
@@ -101,7 +101,7 @@ impl Source<'_> {
     fn disk(&self, entry: CacheEntry, platform: &Platform, from_cache: bool) -> FetchedDisk {
         FetchedDisk {
             path: entry.path,
-            disk_sha256: entry.record.disk_sha256,
+            disk_blake3: entry.record.disk_blake3,
             size_bytes: entry.record.size_bytes,
             manifest_digest: self.image.manifest_digest.to_string(),
             layer_digest: entry.record.layer_digest.to_string(),
@@ -192,7 +192,7 @@ impl Fetcher {
     /// # Errors
     /// When it cannot be read, or `cancel` was set.
     pub fn verify(&self, disk: &FetchedDisk, cancel: &Arc<AtomicBool>) -> Result<bool, FetchError> {
-        Ok(sha256_of_file(&disk.path, cancel)? == disk.disk_sha256)
+        Ok(blake3_of_file(&disk.path, cancel)? == disk.disk_blake3)
     }
 
     async fn source<'a>(

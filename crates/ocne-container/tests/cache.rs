@@ -37,7 +37,7 @@ fn a_damaged_disk_is_noticed_discarded_and_fetched_again() {
     fs_err::write(&first.path, &bytes).unwrap();
     let second = fetch(&cache, &layout.reference(), "amd64").unwrap();
     assert!(second.from_cache && !second.verified_now);
-    assert_eq!(second.disk_sha256, first.disk_sha256);
+    assert_eq!(second.disk_blake3, first.disk_blake3);
     assert!(!fetcher.verify(&second, &cancel).unwrap());
     fetcher.cache().discard(&second.path).unwrap();
     let third = fetch(&cache, &layout.reference(), "amd64").unwrap();

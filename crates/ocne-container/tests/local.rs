@@ -45,7 +45,7 @@ fn every_transport_gives_the_same_disk_and_the_same_cache_entry() {
         let again = fetch(&shared, reference, "amd64").unwrap();
         // The first one, and the first that has the layer without compression.
         assert_eq!(again.from_cache, !matches!(i, 0 | 3), "{reference}");
-        assert_eq!(again.disk_sha256, alone.disk_sha256);
+        assert_eq!(again.disk_blake3, alone.disk_blake3);
     }
 }
 

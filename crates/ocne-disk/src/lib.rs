@@ -14,6 +14,6 @@ pub use device::{
     BlockDevice, BlockWrite, DeviceError, MemoryDevice, Overlay, RawDevice, ReadRequest, Slice,
 };
 pub use qcow2::{
-    CommitPlan, CompressOptions, CompressSummary, Compression, FileWrite, Qcow2, Qcow2Check, Qcow2Error,
-    Qcow2Info, write_compressed,
+    CommitPlan, CompressOptions, CompressSummary, Compression, ContentChecksums, ContentDifference,
+    FileWrite, Qcow2, Qcow2Check, Qcow2Error, Qcow2Info, write_compressed,
 };

@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
+use super::content::ContentChecksums;
 use super::error::Qcow2Error;
 use super::header::Compression;
 use super::pack::{Packer, Unit};
@@ -18,7 +19,7 @@ const RUN_BYTES: u64 = 1 << 20;
 /// Runs that a worker may be ahead of the packer.
 const RUNS_AHEAD: usize = 4;
 /// Default level of zlib; see docs/decisions/0002-recompress.md.
-const ZLIB_LEVEL: u32 = 2;
+const ZLIB_LEVEL: u32 = 1;
 /// Default level of zstd.
 const ZSTD_LEVEL: u32 = 3;
 
@@ -27,7 +28,7 @@ const ZSTD_LEVEL: u32 = 3;
 pub struct CompressOptions {
     /// The compression.
     pub compression: Compression,
-    /// Its level: zlib 1 to 12, zstd 1 to 19; by default 2 and 3.
+    /// Its level: zlib 1 to 12, zstd 1 to 19; by default 1 and 3.
     pub level: Option<u32>,
     /// Worker threads; 0 means one for each processor.
     pub threads: usize,
@@ -74,7 +75,7 @@ impl CompressOptions {
 }
 
 /// What was written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CompressSummary {
     /// Size of the new file.
     pub file_size_bytes: u64,
@@ -84,6 +85,15 @@ pub struct CompressSummary {
     pub plain_clusters: u64,
     /// Clusters of zeros, which take no space.
     pub zero_clusters: u64,
+    /// What was on the device.
+    pub content: ContentChecksums,
+}
+
+/// What a worker made of one run.
+struct RunDone {
+    units: Vec<Unit>,
+    len_bytes: usize,
+    crc32: u32,
 }
 
 /// Writes everything on a device into an empty file as a compressed qcow2 image (version 3). `progress` hears how many
@@ -108,8 +118,9 @@ pub fn write_compressed(
         n => n,
     };
     let mut packer = Packer::new(file, size, options)?;
+    let mut content = ContentChecksums::new(size);
     thread::scope(|scope| {
-        let receivers: Vec<Receiver<Result<Vec<Unit>, Qcow2Error>>> = (0..threads)
+        let receivers: Vec<Receiver<Result<RunDone, Qcow2Error>>> = (0..threads)
             .map(|first| {
                 let (sender, receiver) = sync_channel(RUNS_AHEAD);
                 scope.spawn(move || {
@@ -126,8 +137,9 @@ pub fn write_compressed(
             .collect();
         // The receivers go away with this loop; a worker that still has something to say then ends.
         for (&start, receiver) in runs.iter().zip(receivers.iter().cycle()) {
-            let units = receiver.recv().map_err(|_| Qcow2Error::Interrupted)??;
-            for (guest, unit) in (start / options.cluster_size_bytes..).zip(units) {
+            let done = receiver.recv().map_err(|_| Qcow2Error::Interrupted)??;
+            content.add(start, done.len_bytes, done.crc32);
+            for (guest, unit) in (start / options.cluster_size_bytes..).zip(done.units) {
                 packer.add(guest, unit)?;
             }
             if progress((start + run_bytes).min(size)).is_break() {
@@ -137,7 +149,7 @@ pub fn write_compressed(
         if progress(size).is_break() {
             return Err(Qcow2Error::Interrupted);
         }
-        packer.finish()
+        Ok(CompressSummary { content, ..packer.finish()? })
     })
 }
 
@@ -189,16 +201,17 @@ impl<'a> Worker<'a> {
     }
 
     /// The clusters of one range of the device.
-    fn run(&mut self, start: u64, len: u64) -> Result<Vec<Unit>, Qcow2Error> {
+    fn run(&mut self, start: u64, len: u64) -> Result<RunDone, Qcow2Error> {
         let cluster = usize::try_from(self.options.cluster_size_bytes).unwrap_or(usize::MAX);
         let len_bytes = usize::try_from(len).unwrap_or(usize::MAX);
-        self.content.clear();
-        self.content.resize(len_bytes.next_multiple_of(cluster), 0);
-        self.device.read_at(start, &mut self.content[..len_bytes])?;
-        let content = std::mem::take(&mut self.content);
-        let units = content.chunks(cluster).map(|c| self.cluster(c)).collect();
+        let mut content = std::mem::take(&mut self.content);
+        content.resize(len_bytes.next_multiple_of(cluster), 0);
+        self.device.read_at(start, &mut content[..len_bytes])?;
+        content[len_bytes..].fill(0);
+        let crc32 = crc32fast::hash(&content[..len_bytes]);
+        let units = content.chunks(cluster).map(|c| self.cluster(c)).collect::<Result<_, _>>()?;
         self.content = content;
-        units
+        Ok(RunDone { units, len_bytes, crc32 })
     }
 
     fn cluster(&mut self, content: &[u8]) -> Result<Unit, Qcow2Error> {
@@ -235,8 +248,9 @@ fn engine(options: &CompressOptions) -> Result<Engine, Qcow2Error> {
     })
 }
 
-/// Whether all bytes are zero; in words, because this is done to every byte of a disk.
+/// Whether all bytes are zero; in blocks that the compiler makes vectors of, because this is done to every byte of a
+/// disk.
 fn is_zero(content: &[u8]) -> bool {
-    let (words, rest) = content.as_chunks::<64>();
-    words.iter().all(|w| *w == [0; 64]) && rest.iter().all(|&b| b == 0)
+    let (blocks, rest) = content.as_chunks::<64>();
+    blocks.iter().all(|b| b.iter().fold(0, |any, byte| any | byte) == 0) && rest.iter().all(|&b| b == 0)
 }

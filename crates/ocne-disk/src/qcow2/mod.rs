@@ -6,6 +6,7 @@
 mod allocate;
 mod check;
 mod compress;
+mod content;
 mod error;
 mod header;
 mod pack;
@@ -22,6 +23,7 @@ use std::sync::{Arc, Mutex};
 
 pub use check::Qcow2Check;
 pub use compress::{CompressOptions, CompressSummary, write_compressed};
+pub use content::{ContentChecksums, ContentDifference};
 pub use error::Qcow2Error;
 pub use header::{Compression, Qcow2Info};
 pub use stage::{CommitPlan, FileWrite};

@@ -84,7 +84,7 @@ fn record(entry: &CacheEntry) -> Value {
         "path": entry.path,
         "reference": entry.record.reference,
         "disk_path": entry.record.disk_path,
-        "disk_sha256": entry.record.disk_sha256,
+        "disk_blake3": entry.record.disk_blake3,
         "size_bytes": entry.record.size_bytes,
         "manifest_digest": entry.record.manifest_digest.to_string(),
         "layer_digest": entry.record.layer_digest.to_string(),
