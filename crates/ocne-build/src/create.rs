@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -20,7 +20,8 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use tracing::debug;
 
 use crate::copy::{
-    CHUNK_BYTES, ChunkChecksums, CopyError, Digester, FileDigest, first_difference, patched_copy,
+    CHUNK_BYTES, ChunkChecksums, CopyError, Digester, FileDigest, Forget, first_difference, patched_copy,
+    start_write_back,
 };
 use crate::error::BuildError;
 use crate::event::{Event, Events, Stage};
@@ -254,7 +255,10 @@ impl Run<'_> {
         options: &CompressOptions,
     ) -> Result<CompressSummary, BuildError> {
         let file = self.output.file();
+        let flushed_bytes = AtomicU64::new(0);
         let progress = |done_bytes| {
+            let end_bytes = file.metadata().map_or(0, |m| m.len());
+            start_write_back(file, flushed_bytes.swap(end_bytes, Ordering::Relaxed), end_bytes);
             (self.events)(Event::Bytes { stage: Stage::Write, done_bytes });
             if self.cancel.load(Ordering::Relaxed) {
                 ControlFlow::Break(())
@@ -287,7 +291,10 @@ impl Run<'_> {
             let (written, to_read) = mpsc::channel();
             let digest = scope.spawn(move || {
                 let mut digester = Digester::new(file, self.request.report.is_some(), self.cancel);
-                to_read.iter().try_for_each(|end_bytes| digester.advance(end_bytes))?;
+                let mut forget = Forget::new(file);
+                to_read.iter().try_for_each(|end_bytes| {
+                    digester.advance(end_bytes).map(|()| forget.behind(end_bytes))
+                })?;
                 Ok(digester.finish())
             });
             let changed =
