@@ -8,7 +8,7 @@ FUZZ_SECONDS ?= 60
 RUN_DIR ?= target/run
 SMALL_IMAGE := tests/fixtures/ock-small.oci-archive
 
-.PHONY: help setup build run test lint bench fuzz install clean
+.PHONY: help setup build agent run test lint bench fuzz install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ setup: ## install the Debian packages that the tests need (quick the second time
 
 build: ## build the program: target/release/ocne
 	$(CARGO) build --release --locked --package ocne
+
+agent: ## build the program of builder pods, static, for amd64 and arm64: target/release/ocne-agent-ARCH
+	@scripts/agent.sh
 
 run: build ## build the program and convert the committed boot image, as an ordinary user
 	@mkdir -p $(RUN_DIR)

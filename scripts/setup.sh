@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that the tests need. Without root it changes nothing and says what is missing.
 set -euo pipefail
+cd "$(dirname "$0")/.."
 
 PACKAGES=(
 	# building: ring and zstd compile C
@@ -19,8 +20,18 @@ missing=()
 for p in "${PACKAGES[@]}"; do
 	dpkg-query --show --showformat '${Status}' "$p" 2>/dev/null | grep -q '^install ok installed' || missing+=("$p")
 done
+# the one-node Kubernetes of the tests: its packages, and the program that it is
+cluster() {
+	if [[ $EUID -ne 0 ]]; then
+		echo "setup: no root, so the tests on a cluster are skipped" >&2
+	elif ! tests/cluster/setup.sh; then
+		echo "setup: the tests on a cluster are skipped, for the reason above" >&2
+	fi
+}
+
 if ((${#missing[@]} == 0)); then
 	echo "setup: all ${#PACKAGES[@]} packages are installed"
+	cluster
 	exit 0
 fi
 if ! command -v apt-get >/dev/null; then
@@ -41,4 +52,5 @@ if ! { apt-get update -q && apt-get install -q -y --no-install-recommends "${mis
 	echo "setup: apt-get failed; see above" >&2
 	exit 1
 fi
+cluster
 echo "setup: done"

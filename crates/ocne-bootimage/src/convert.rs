@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use ocne_disk::BlockDevice;
 use ocne_disk::fat::Fat;
 use ocne_xfs::{EditError, EditOptions, Editor, Timestamp, Volume};
+use serde::{Deserialize, Serialize};
 
 use crate::architecture::{Architecture, conflicts};
 use crate::disk::{BOOT, Disk, Located, Part, ROOT};
@@ -29,7 +30,7 @@ use crate::uuid::Uuid;
 const FSTAB: &str = "etc/fstab";
 
 /// How an image is to be converted. Equal images and options give equal changes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConvertOptions {
     /// What for.
     pub kind: ImageKind,
@@ -42,6 +43,7 @@ pub struct ConvertOptions {
     /// New UUID of the `root` file system.
     pub root_uuid: [u8; 16],
     /// Time of changed files.
+    #[serde(with = "TimestampFields")]
     pub now: Timestamp,
     /// Where generation numbers of new inodes come from.
     pub seed: u64,
@@ -49,6 +51,14 @@ pub struct ConvertOptions {
     pub architecture: Option<Architecture>,
     /// Refuse an image that cannot boot.
     pub preflight: bool,
+}
+
+/// [`Timestamp`] in records.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Timestamp")]
+struct TimestampFields {
+    seconds: i64,
+    nanoseconds: u32,
 }
 
 /// What a conversion does next.
@@ -82,9 +92,10 @@ pub enum ConvertEvent {
 }
 
 /// A conversion.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Conversion {
     /// Bytes of the disk that change, by byte offset: disjoint and ascending.
+    #[serde(skip)]
     pub changes: BTreeMap<u64, Vec<u8>>,
     /// File systems that get a new UUID.
     pub filesystems: Vec<FilesystemChange>,
@@ -122,7 +133,7 @@ pub fn convert(
     let mut run = Run { options, sysroot: &sysroot, findings, entries: Vec::new(), files: Vec::new() };
     let uuid_changes = [(&disk.boot, BOOT, options.boot_uuid), (&disk.root, ROOT, options.root_uuid)].map(
         |(located, label, new)| FilesystemChange {
-            label,
+            label: label.into(),
             uuid_before: Uuid(located.filesystem.superblock().uuid),
             uuid_after: Uuid(new),
         },
@@ -167,6 +178,25 @@ pub fn convert(
         changes.extend(part.into_iter().map(|(at, bytes)| (start + at, bytes)));
     }
     Ok(Conversion { changes, filesystems: uuid_changes.into(), entries, files, findings, architecture })
+}
+
+/// Verifies a disk that somebody else converted: both file systems are whole, and have the UUIDs that they were to get.
+///
+/// # Errors
+/// What is not as it has to be.
+pub fn verify_converted(device: &dyn BlockDevice, options: &ConvertOptions) -> Result<(), ConvertError> {
+    let disk = Disk::open(device)?;
+    let editing = EditOptions { now: options.now, seed: options.seed };
+    for (located, label, wanted) in
+        [(&disk.boot, BOOT, options.boot_uuid), (&disk.root, ROOT, options.root_uuid)]
+    {
+        let found = Uuid(located.filesystem.superblock().uuid);
+        if found.0 != wanted {
+            return Err(ConvertError::NotConverted { filesystem: label, found, wanted: Uuid(wanted) });
+        }
+        start(&located.filesystem, label, editing, &|_| {})?;
+    }
+    Ok(())
 }
 
 /// Verifies a file system, and starts to edit it.

@@ -7,6 +7,7 @@ use ocne_xfs::{EditError, XfsError};
 use crate::architecture::{Architecture, ArchitectureSign};
 use crate::finding::{Finding, Severity};
 use crate::kernel_args::KernelArgumentError;
+use crate::uuid::Uuid;
 
 /// Why an image cannot be inspected or converted. Nothing was written in any case.
 #[derive(Debug, thiserror::Error)]
@@ -116,11 +117,21 @@ pub enum ConvertError {
         /// What was found.
         findings: Vec<Finding>,
     },
+    /// Somebody else's conversion did not give a file system the UUID that it was to get.
+    #[error("the converted `{filesystem}` file system has the UUID {found} instead of {wanted}")]
+    NotConverted {
+        /// Label of the file system.
+        filesystem: &'static str,
+        /// The UUID that it has.
+        found: Uuid,
+        /// The UUID that it was to get.
+        wanted: Uuid,
+    },
 }
 
 impl ConvertError {
     /// What a person can do about it, where that is known.
-    pub fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<&str> {
         match self {
             Self::PartitionTable(_) | Self::MissingFilesystem { .. } | Self::NoEntries { .. } => {
                 Some("is it an OCK boot image?")
@@ -133,7 +144,7 @@ impl ConvertError {
             Self::UnknownArchitecture => Some("give the architecture by `--arch`"),
             Self::NotBootable { findings } => findings
                 .iter()
-                .find_map(|f| f.hint.filter(|_| f.severity == Severity::Error))
+                .find_map(|f| f.hint.as_deref().filter(|_| f.severity == Severity::Error))
                 .or(Some("`--no-preflight` converts it nevertheless")),
             _ => None,
         }

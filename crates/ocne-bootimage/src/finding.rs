@@ -1,9 +1,11 @@
 //! What was found about an image, for people.
 
-use serde::Serialize;
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
 
 /// How bad it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// The image may well work, but not as one would expect.
@@ -23,25 +25,25 @@ impl Severity {
 }
 
 /// Something that a person should know.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     /// How bad it is.
     pub severity: Severity,
     /// What kind of finding, for programs: words with hyphens.
-    pub code: &'static str,
+    pub code: Cow<'static, str>,
     /// What was found, where.
     pub message: String,
     /// What to do about it, where that is known.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hint: Option<&'static str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<Cow<'static, str>>,
 }
 
 impl Finding {
     pub(crate) fn warning(code: &'static str, message: String, hint: Option<&'static str>) -> Self {
-        Self { severity: Severity::Warning, code, message, hint }
+        Self { severity: Severity::Warning, code: code.into(), message, hint: hint.map(Cow::Borrowed) }
     }
 
     pub(crate) fn error(code: &'static str, message: String, hint: Option<&'static str>) -> Self {
-        Self { severity: Severity::Error, code, message, hint }
+        Self { severity: Severity::Error, code: code.into(), message, hint: hint.map(Cow::Borrowed) }
     }
 }

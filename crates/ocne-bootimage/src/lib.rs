@@ -25,7 +25,7 @@ mod tree;
 mod uuid;
 
 pub use architecture::{Architecture, ArchitectureSign};
-pub use convert::{Conversion, ConvertEvent, ConvertOptions, convert};
+pub use convert::{Conversion, ConvertEvent, ConvertOptions, convert, verify_converted};
 pub use efi::EfiProgram;
 pub use error::ConvertError;
 pub use finding::{Finding, Severity};

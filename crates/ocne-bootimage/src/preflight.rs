@@ -340,7 +340,7 @@ mod tests {
     fn codes(change: impl FnOnce(&mut BootFacts)) -> Vec<(&'static str, Severity)> {
         let mut facts = facts();
         change(&mut facts);
-        judge(&facts).into_iter().map(|f| (f.code, f.severity)).collect()
+        judge(&facts).into_iter().map(|f| (&*f.code.into_owned().leak(), f.severity)).collect()
     }
 
     #[test]

@@ -1,14 +1,16 @@
 //! What a conversion changed, for records.
 
-use serde::Serialize;
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
 
 use crate::uuid::Uuid;
 
 /// A file system that got a new UUID.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FilesystemChange {
     /// Its label.
-    pub label: &'static str,
+    pub label: Cow<'static, str>,
     /// The UUID that it had.
     pub uuid_before: Uuid,
     /// The UUID that it has.
@@ -16,7 +18,7 @@ pub struct FilesystemChange {
 }
 
 /// A loader entry that was converted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EntryChange {
     /// Absolute path in the boot file system.
     pub path: String,
@@ -27,7 +29,7 @@ pub struct EntryChange {
 }
 
 /// What happened to a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ChangeKind {
     /// It is new.
@@ -50,10 +52,10 @@ impl ChangeKind {
 }
 
 /// A file that was added, modified or removed. Directories are not listed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileChange {
     /// Label of the file system.
-    pub filesystem: &'static str,
+    pub filesystem: Cow<'static, str>,
     /// Absolute path in it.
     pub path: String,
     /// What happened.
@@ -64,6 +66,6 @@ pub struct FileChange {
 
 impl FileChange {
     pub(crate) fn new(filesystem: &'static str, path: String, change: ChangeKind, mode: u16) -> Self {
-        Self { filesystem, path, change, mode: format!("{:04o}", mode & 0o7777) }
+        Self { filesystem: filesystem.into(), path, change, mode: format!("{:04o}", mode & 0o7777) }
     }
 }

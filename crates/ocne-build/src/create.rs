@@ -19,15 +19,18 @@ use ocne_xfs::Timestamp;
 use rustix::rand::{GetRandomFlags, getrandom};
 use tracing::debug;
 
+use crate::cluster::PodBuilder;
 use crate::copy::{
     CHUNK_BYTES, ChunkChecksums, CopyError, Digester, FileDigest, Forget, first_difference, patched_copy,
     start_write_back,
 };
-use crate::error::BuildError;
+use crate::error::{BuildError, FailureKind};
 use crate::event::{Event, Events, Stage};
 use crate::output::OutputFile;
-use crate::report::{OutputRecord, REPORT_SCHEMA, Report, SourceRecord, Timings, milliseconds};
-use crate::request::CreateRequest;
+use crate::report::{
+    ClusterRecord, OutputRecord, REPORT_SCHEMA, Report, SourceRecord, Timings, milliseconds,
+};
+use crate::request::{Builder, CreateRequest};
 use crate::source::{BootSource, discard, obtain};
 use crate::verify;
 
@@ -58,9 +61,21 @@ pub fn create(
     // Opened before anything takes time: a folder that cannot be written is said at once.
     let output = OutputFile::create(&request.target(architecture)?)?;
     let report_file = request.report.as_deref().map(OutputFile::create).transpose()?;
-    let run = Run { request, architecture, output: &output, events, cancel };
     let mut timings = Timings::default();
-    let mut source = run.fetch(&mut timings)?;
+    // The pod starts while the image is fetched.
+    let mut run = Run { request, architecture, output: &output, events, cancel, pod: None };
+    let (pod, source) = thread::scope(|scope| {
+        let pod = scope.spawn(|| {
+            let started = Instant::now();
+            (start_pod(request, events, cancel), milliseconds(started.elapsed()))
+        });
+        let source = run.fetch(&mut timings);
+        (pod.join().unwrap_or_else(|panic| resume_unwind(panic)), source)
+    });
+    let (pod, pod_milliseconds) = pod;
+    run.pod = pod?;
+    timings.pod = run.pod.as_ref().map(|_| pod_milliseconds);
+    let mut source = source?;
     let mut built = run.build(&source, &mut timings);
     if let Err(BuildError::CacheDamaged { path, .. }) = &built {
         events(Event::Warning(format!(
@@ -83,11 +98,36 @@ pub fn create(
         text.push(b'\n');
         file.write(&text)?;
     }
+    let pod = run.pod.take();
+    drop(run);
     output.commit()?;
     if let Some(file) = report_file {
         file.commit()?;
     }
+    if let Some(pod) = pod {
+        pod.finish(events);
+    }
     Ok(Created { path, size_bytes })
+}
+
+/// Starts the pod of a build, if it is to be in one.
+fn start_pod(
+    request: &CreateRequest,
+    events: Events<'_>,
+    cancel: &AtomicBool,
+) -> Result<Option<PodBuilder>, BuildError> {
+    match &request.builder {
+        Builder::Local => Ok(None),
+        Builder::Cluster(settings) => PodBuilder::start(settings, events, cancel).map(Some),
+        Builder::Auto(settings) => match PodBuilder::start(settings, events, cancel) {
+            Ok(pod) => Ok(Some(pod)),
+            Err(e) if e.kind() == FailureKind::Interrupted => Err(e),
+            Err(e) => {
+                events(Event::Note(format!("Building in this process: {e}")));
+                Ok(None)
+            }
+        },
+    }
 }
 
 /// What all steps of one build share.
@@ -97,11 +137,21 @@ struct Run<'a> {
     output: &'a OutputFile,
     events: Events<'a>,
     cancel: &'a Arc<AtomicBool>,
+    /// Where it is converted, if not in this process.
+    pod: Option<PodBuilder>,
+}
+
+/// A conversion, staged.
+struct Converted {
+    conversion: Conversion,
+    qcow2: Qcow2,
+    cluster: Option<ClusterRecord>,
 }
 
 /// An output that was written, synced and verified.
 struct Built {
     conversion: Conversion,
+    cluster: Option<ClusterRecord>,
     size_bytes: u64,
     /// SHA-256 of the source and of the output, if a report wants them.
     source_sha256: Option<String>,
@@ -111,6 +161,7 @@ struct Built {
 /// An output that was written and synced.
 struct Written {
     conversion: Conversion,
+    cluster: Option<ClusterRecord>,
     size_bytes: u64,
     how: How,
 }
@@ -188,12 +239,13 @@ impl Run<'_> {
             source_sha256: digest.sha256,
             output_sha256,
             conversion: written.conversion,
+            cluster: written.cluster,
             size_bytes: written.size_bytes,
         })
     }
 
     /// Converts in memory.
-    fn convert(&self, source: &BootSource, timings: &mut Timings) -> Result<(Conversion, Qcow2), BuildError> {
+    fn convert(&self, source: &BootSource, timings: &mut Timings) -> Result<Converted, BuildError> {
         let options = ConvertOptions {
             kind: self.request.kind,
             ignition_provider: self.request.ignition_provider.clone(),
@@ -208,15 +260,24 @@ impl Run<'_> {
         let refused = |e| BuildError::Image { path: source.path.clone(), source: e };
         self.stage(Stage::Convert, None, &mut timings.convert, || {
             let mut qcow2 = Qcow2::open(&source.path).map_err(refused)?;
-            let conversion = ocne_bootimage::convert(&qcow2, &options, &|event| debug!(?event, "converting"))
-                .map_err(|e| BuildError::Convert { path: source.path.clone(), source: Box::new(e) })?;
+            let (conversion, cluster) = match &self.pod {
+                Some(pod) => {
+                    let (conversion, work) = pod.convert(&qcow2, &options, self.events, self.cancel)?;
+                    debug!(?work, "converted in the pod");
+                    let record = pod.record(&work);
+                    (conversion, Some(record))
+                }
+                None => ocne_bootimage::convert(&qcow2, &options, &|event| debug!(?event, "converting"))
+                    .map(|conversion| (conversion, None))
+                    .map_err(|e| BuildError::Convert { path: source.path.clone(), source: Box::new(e) })?,
+            };
             for finding in &conversion.findings {
                 (self.events)(Event::Warning(finding.message.clone()));
             }
             for (&at, bytes) in &conversion.changes {
                 qcow2.write_at(at, bytes).map_err(|e| refused(e.into()))?;
             }
-            Ok((conversion, qcow2))
+            Ok(Converted { conversion, qcow2, cluster })
         })
     }
 
@@ -224,7 +285,7 @@ impl Run<'_> {
     fn write(
         &self,
         source: &BootSource,
-        (conversion, mut qcow2): (Conversion, Qcow2),
+        Converted { conversion, mut qcow2, cluster }: Converted,
         timings: &mut Timings,
     ) -> Result<Written, BuildError> {
         let refused = |e| BuildError::Image { path: source.path.clone(), source: e };
@@ -235,6 +296,7 @@ impl Run<'_> {
             })?;
             return Ok(Written {
                 conversion,
+                cluster,
                 size_bytes: written.file_size_bytes,
                 how: How::Recompressed(written.content),
             });
@@ -244,7 +306,7 @@ impl Run<'_> {
         self.output.check_space(size_bytes)?;
         let (digest, changed) =
             self.stage(Stage::Write, Some(size_bytes), &mut timings.write, || self.copy(source, &plan))?;
-        Ok(Written { conversion, size_bytes, how: How::Copied { digest, changed } })
+        Ok(Written { conversion, cluster, size_bytes, how: How::Copied { digest, changed } })
     }
 
     /// Writes all of the converted disk compressed anew.
@@ -351,7 +413,8 @@ impl Run<'_> {
             kind: self.request.kind,
             architecture: self.architecture,
             kubernetes_version: self.request.kubernetes_version.clone(),
-            builder: "local",
+            builder: if built.cluster.is_some() { "cluster" } else { "local" },
+            cluster: built.cluster.clone(),
             filesystems: built.conversion.filesystems.clone(),
             entries: built.conversion.entries.clone(),
             files: built.conversion.files.clone(),

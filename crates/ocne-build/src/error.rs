@@ -3,8 +3,11 @@
 use std::io;
 use std::path::PathBuf;
 
+use ocne_cluster::ClusterError;
 use ocne_container::{ErrorKind, FetchError};
 use ocne_disk::Qcow2Error;
+
+use crate::remote::RemoteError;
 
 /// How a failed build ends, for the exit status of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,13 +126,40 @@ pub enum BuildError {
         /// Why.
         source: Box<ocne_bootimage::ConvertError>,
     },
+    /// The cluster could not be used.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// The agent in the pod did not make a conversion that can be taken.
+    #[error("the conversion in the pod {pod} failed")]
+    Remote {
+        /// Namespace and name of the pod.
+        pod: String,
+        /// Why.
+        source: RemoteError,
+    },
+    /// There is no program to bring into a pod whose image has none.
+    #[error("the agent's program `{name}` is not there; looked at {}", places.iter().map(|p| format!("`{}`", p.display())).collect::<Vec<_>>().join(", "))]
+    NoAgent {
+        /// Name of the program.
+        name: String,
+        /// Where it was looked for.
+        places: Vec<PathBuf>,
+    },
+    /// The agent's program was brought into the pod, and does not run there.
+    #[error("the agent does not run in the pod {pod}: {reason}")]
+    AgentNotStarted {
+        /// Namespace and name of the pod.
+        pod: String,
+        /// What the pod's shell says.
+        reason: String,
+    },
 }
 
 impl BuildError {
     /// How the build ends.
     pub fn kind(&self) -> FailureKind {
         match self {
-            Self::Interrupted => FailureKind::Interrupted,
+            Self::Interrupted | Self::Cluster(ClusterError::Interrupted) => FailureKind::Interrupted,
             Self::Fetch(e) => match e.kind() {
                 ErrorKind::Usage => FailureKind::Usage,
                 ErrorKind::RemoteRefused => FailureKind::RemoteRefused,
@@ -137,6 +167,7 @@ impl BuildError {
                 ErrorKind::Interrupted => FailureKind::Interrupted,
                 ErrorKind::Failed => FailureKind::Failed,
             },
+            Self::Cluster(e) if e.is_remote_refusal() => FailureKind::RemoteRefused,
             _ => FailureKind::Failed,
         }
     }
@@ -156,6 +187,14 @@ impl BuildError {
             Self::SourceChanged { .. } => text("run it again when nobody writes to the source"),
             Self::CacheDamaged { .. } => text("remove it with `ocne image cache prune`, and run it again"),
             Self::Fetch(e) => e.hint(),
+            Self::Cluster(e) => e.hint(),
+            Self::Remote { source, .. } => source.hint(),
+            Self::NoAgent { .. } => text(
+                "`make agent` builds it; or name an image that has it by `--builder-image`, or take `--builder local`",
+            ),
+            Self::AgentNotStarted { .. } => text(
+                "the image of `--builder-image` needs `sh`, `cat` and `chmod`, and the node's architecture",
+            ),
             Self::Image { source, .. } => source.hint().map(str::to_owned),
             Self::Inspect { source, .. } | Self::Convert { source, .. } => source.hint().map(str::to_owned),
             _ => None,

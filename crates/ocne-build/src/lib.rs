@@ -4,6 +4,8 @@
 //! the output is written once, as a copy of the source with the changes on top, under a temporary name, synced,
 //! read back, compared, opened, and renamed.
 
+mod agent_program;
+mod cluster;
 mod copy;
 mod create;
 mod error;
@@ -13,11 +15,13 @@ mod file_kind;
 mod files;
 mod output;
 mod plan;
+mod remote;
 mod report;
 mod request;
 mod source;
 mod verify;
 
+pub use cluster::{ClusterSettings, SHELL_IMAGE, leftovers, remove_leftover};
 pub use create::{Created, create};
 pub use error::{BuildError, FailureKind};
 pub use event::{Event, Events, Stage};
@@ -25,10 +29,12 @@ pub use examine::{CheckRecord, Examination, ExamineError, FilesystemInfo, ImageR
 pub use file_kind::{FileKind, file_kind};
 pub use files::{Entry, FileSystem, Found};
 pub use ocne_bootimage::{Architecture, BootImage, ImageKind};
+pub use ocne_cluster::{Cluster, ClusterError, ConnectOptions, Leftover, PodSpec, Scratch, TolerationSpec};
 pub use ocne_container::{Cache, CacheEntry, FetchOptions, ImageReference, NetworkOptions};
 pub use ocne_disk::{CompressOptions, Compression};
 pub use plan::{Origin, Plan, plan};
-pub use request::{CreateRequest, Destination, Source};
+pub use remote::{RemoteError, RemoteWork, convert_remotely};
+pub use request::{Builder, CreateRequest, Destination, Source};
 pub use source::{Fetched, fetch};
 
 /// The newest Kubernetes version that there is a boot image of.

@@ -24,8 +24,11 @@ pub struct Report {
     pub architecture: Architecture,
     /// As asked for.
     pub kubernetes_version: String,
-    /// `local`.
+    /// `local` or `cluster`.
     pub builder: &'static str,
+    /// The pod that converted it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterRecord>,
     /// File systems that got a new UUID.
     pub filesystems: Vec<FilesystemChange>,
     /// Loader entries.
@@ -36,6 +39,25 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// How long each stage took, and `total`.
     pub timings_ms: Timings,
+}
+
+/// The pod that converted an image.
+#[derive(Debug, Clone, Serialize)]
+pub struct ClusterRecord {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub pod: String,
+    /// The node it ran on.
+    pub node: String,
+    /// Name and version of the agent.
+    pub agent: String,
+    /// Questions that the agent asked.
+    pub rounds: u64,
+    /// Bytes that went to the pod.
+    pub sent_bytes: u64,
+    /// Bytes that came from it.
+    pub received_bytes: u64,
 }
 
 /// What the image was made from.
@@ -63,6 +85,9 @@ pub struct OutputRecord {
 /// Milliseconds of each stage. Some of them overlap, so they need not add up to the total.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Timings {
+    /// Starting the pod, beside getting the boot image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<u64>,
     /// Getting the boot image.
     pub fetch: u64,
     /// Converting it in memory.

@@ -7,6 +7,7 @@ use ocne_bootimage::{Architecture, ImageKind};
 use ocne_container::{FetchOptions, ImageReference};
 use ocne_disk::{CompressOptions, Qcow2};
 
+use crate::cluster::ClusterSettings;
 use crate::error::BuildError;
 
 /// One image to build, with every setting decided.
@@ -24,12 +25,25 @@ pub struct CreateRequest {
     pub source: Source,
     /// Where the new image goes.
     pub destination: Destination,
+    /// Where it is converted.
+    pub builder: Builder,
     /// Write all clusters compressed anew.
     pub recompress: Option<CompressOptions>,
     /// Look whether the new image can boot.
     pub preflight: bool,
     /// Where the report goes.
     pub report: Option<PathBuf>,
+}
+
+/// Where an image is converted.
+#[derive(Debug, Clone)]
+pub enum Builder {
+    /// In this process.
+    Local,
+    /// In a cluster.
+    Cluster(Box<ClusterSettings>),
+    /// In a cluster; in this process if that cannot be.
+    Auto(Box<ClusterSettings>),
 }
 
 /// Where a boot image comes from.

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::completion::CompletionArguments;
 use crate::config::ConfigCommand;
+use crate::gc::GcArguments;
 use crate::image::ImageCommand;
 use crate::man::ManArguments;
 use crate::printer::{LogLevel, OutputStyle};
@@ -81,6 +82,8 @@ pub enum Command {
     /// Make boot images and look into them
     #[command(subcommand, arg_required_else_help = true)]
     Image(ImageCommand),
+    /// List or remove what builds have left in a cluster
+    Gc(GcArguments),
     /// Show the settings that are in effect
     #[command(subcommand, arg_required_else_help = true)]
     Config(ConfigCommand),

@@ -1,11 +1,14 @@
 //! `ocne image`: boot images.
 
 mod cache;
+mod cluster;
 mod create;
 mod info;
 mod plan;
 mod source;
 mod text;
+
+pub use cluster::connect as cluster_of;
 
 use clap::Subcommand;
 

@@ -7,6 +7,7 @@ mod cli;
 mod completion;
 mod config;
 mod failure;
+mod gc;
 mod image;
 mod interrupt;
 mod man;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
 fn run(cli: &Cli, printer: &Printer) -> Result<(), Failure> {
     match &cli.command {
         Command::Image(command) => image::run(command, &cli.global, printer),
+        Command::Gc(arguments) => gc::run(arguments, &cli.global, printer),
         Command::Config(command) => config::run(command, &cli.global, printer),
         Command::Completion(arguments) => completion::run(arguments, printer),
         Command::Man(arguments) => man::run(arguments),

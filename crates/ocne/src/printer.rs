@@ -87,8 +87,9 @@ impl Printer {
         let format = LogFormat { json: style.progress == ProgressStyle::Json, colour: terminal.colour };
         let layer =
             tracing_subscriber::fmt::layer().event_format(format).with_writer(LogWriter(bars.clone()));
-        let libraries =
-            Targets::new().with_targets([("h2", tracing::Level::WARN), ("hyper_util", tracing::Level::WARN)]);
+        let libraries = Targets::new().with_targets(
+            ["h2", "hyper_util", "kube_client", "tower"].map(|name| (name, tracing::Level::WARN)),
+        );
         let filter = libraries.with_default(tracing::level_filters::LevelFilter::from(level));
         // Only a second printer in one process could fail here, and it would log as the first does.
         let _ = tracing_subscriber::registry().with(layer).with(filter).try_init();

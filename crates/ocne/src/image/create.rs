@@ -3,9 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use ocne_build::{Architecture, CompressOptions, Compression, CreateRequest, Destination, ImageKind, Source};
+use ocne_build::{
+    Architecture, Builder, CompressOptions, Compression, CreateRequest, Destination, ImageKind, Source,
+};
 use tracing::info;
 
+use super::cluster::ClusterArguments;
 use super::plan;
 use super::source::{self, FetchArguments};
 use crate::cli::{ConfigFileArgument, GlobalArguments};
@@ -62,15 +65,17 @@ pub struct CreateArguments {
     /// Output file or folder [default: ~/.ocne/images/boot.qcow2-VERSION-ARCH.TYPE]
     #[arg(short, long, value_name = "PATH", value_parser = output_path)]
     output: Option<PathBuf>,
-    /// Where the image is converted
+    /// Where the image is converted: auto, local or cluster
     #[arg(long, value_name = "BUILDER", default_value = "auto", value_parser = builder)]
-    builder: Builder,
+    builder: BuilderChoice,
     /// Write all clusters of the image compressed anew: zlib or zstd, with an optional level
     #[arg(long, value_name = "FORMAT[:LEVEL]", value_parser = recompress)]
     recompress: Option<CompressOptions>,
     /// Do not look whether the converted image can boot
     #[arg(long)]
     no_preflight: bool,
+    #[command(flatten)]
+    cluster: ClusterArguments,
     #[command(flatten)]
     fetch: FetchArguments,
     /// Print what would be done, and read nothing big
@@ -109,9 +114,10 @@ pub enum Arch {
 
 /// Where an image is converted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Builder {
+enum BuilderChoice {
     Auto,
     Local,
+    Cluster,
 }
 
 impl From<Arch> for Architecture {
@@ -147,14 +153,16 @@ fn output_path(text: &str) -> Result<PathBuf, String> {
     }
 }
 
-fn builder(text: &str) -> Result<Builder, String> {
+fn builder(text: &str) -> Result<BuilderChoice, String> {
     match text {
-        "auto" => Ok(Builder::Auto),
-        "local" => Ok(Builder::Local),
-        "cluster" | "libvirt" => Err(format!(
-            "the builder `{text}` comes with a later release; `local` makes the same image in this process"
-        )),
-        _ => Err("possible values: auto, local".to_owned()),
+        "auto" => Ok(BuilderChoice::Auto),
+        "local" => Ok(BuilderChoice::Local),
+        "cluster" => Ok(BuilderChoice::Cluster),
+        "libvirt" => Err(
+            "the builder `libvirt` comes with a later release; `local` makes the same image in this process"
+                .to_owned(),
+        ),
+        _ => Err("possible values: auto, local, cluster".to_owned()),
     }
 }
 
@@ -183,7 +191,7 @@ impl CreateArguments {
     }
 
     /// Decides everything that was left open.
-    fn request(&self, settings: &Settings) -> Result<CreateRequest, Failure> {
+    fn request(&self, settings: &Settings, global: &GlobalArguments) -> Result<CreateRequest, Failure> {
         let kind = match self.kind {
             Kind::Oci => ImageKind::Oci,
             Kind::Olvm => ImageKind::Olvm,
@@ -220,21 +228,20 @@ impl CreateArguments {
             kernel_args: self.kernel_args.clone().filter(|text| !text.trim().is_empty()),
             source,
             destination,
+            builder: self.builder(settings, global),
             recompress: self.recompress,
             preflight: !self.no_preflight,
             report: self.report.clone(),
         })
     }
 
-    /// Says where the image is converted, and why.
-    fn log_builder(&self, settings: &Settings) {
-        if self.builder == Builder::Local {
-            return;
-        }
-        if let Some(path) = &settings.values.kubeconfig {
-            info!("Building in this process: builders in clusters, such as that of `{path}`, come later");
-        } else {
-            info!("Building in this process: no cluster is configured");
+    /// Where the image is converted: in a cluster only if one is named, or it is asked for.
+    fn builder(&self, settings: &Settings, global: &GlobalArguments) -> Builder {
+        let cluster = || Box::new(self.cluster.settings(settings, global));
+        match self.builder {
+            BuilderChoice::Cluster => Builder::Cluster(cluster()),
+            BuilderChoice::Auto if settings.values.kubeconfig.is_some() => Builder::Auto(cluster()),
+            BuilderChoice::Auto | BuilderChoice::Local => Builder::Local,
         }
     }
 }
@@ -247,13 +254,15 @@ fn is_folder(path: &Path) -> bool {
 /// Makes the image.
 pub fn run(arguments: &CreateArguments, global: &GlobalArguments, printer: &Printer) -> Result<(), Failure> {
     let settings = Settings::load(global, arguments.config.config.as_deref())?;
-    let request = arguments.request(&settings)?;
+    let request = arguments.request(&settings, global)?;
     if arguments.plan {
         return printer.data(plan::text(&ocne_build::plan(&request)?).as_bytes());
     }
     let cancel = cancel_on_signals()?;
     info!("Creating Image");
-    arguments.log_builder(&settings);
+    if arguments.builder == BuilderChoice::Auto && matches!(request.builder, Builder::Local) {
+        info!("Building in this process: no cluster is configured");
+    }
     let progress = printer.progress();
     let created = ocne_build::create(&request, &|event| progress.handle(&event), &cancel)?;
     info!("New boot image was created successfully at {}", created.path.display());

@@ -1,0 +1,139 @@
+//! The built agent, spoken to as the client does it: the same conversion as in one process, in few rounds.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use ocne_bootimage::{ConvertOptions, ImageKind, convert};
+use ocne_build::{RemoteError, convert_remotely};
+use ocne_container::{FetchOptions, Fetcher, Platform};
+use ocne_disk::{BlockDevice, DeviceError, Qcow2, ReadRequest};
+use ocne_transfer::TransferError;
+use ocne_xfs::Timestamp;
+
+/// The boot image of the repository as a file.
+fn boot_image(folder: &Path) -> PathBuf {
+    let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/ock-small.oci-archive");
+    let reference = format!("oci-archive:{}", archive.display()).parse().unwrap();
+    let options = FetchOptions { cache_dir: folder.to_owned(), ..FetchOptions::default() };
+    let fetcher = Fetcher::new(options).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (platform, cancel) = (Platform::linux("amd64"), Arc::default());
+    let disk = fetcher.disk(&reference, &platform, "disk/boot.qcow2", &|_| {}, &cancel);
+    runtime.block_on(disk).unwrap().path
+}
+
+fn options() -> ConvertOptions {
+    ConvertOptions {
+        kind: ImageKind::Oci,
+        ignition_provider: "oci".to_owned(),
+        kernel_args: Some("a.b=1 quiet".to_owned()),
+        boot_uuid: [0xb0; 16],
+        root_uuid: [0x40; 16],
+        now: Timestamp { seconds: 1_800_000_000, nanoseconds: 5 },
+        seed: u64::MAX,
+        architecture: None,
+        preflight: true,
+    }
+}
+
+fn agent(scratch: &Path) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_ocne-agent"))
+        .arg("session")
+        .env("OCNE_AGENT_SCRATCH", scratch)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Ends an agent, and returns what it logged.
+fn finish(mut agent: Child) -> (bool, String) {
+    let mut log = String::new();
+    agent.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    (agent.wait().unwrap().success(), log)
+}
+
+#[test]
+fn the_same_conversion_as_here_in_few_rounds() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = Qcow2::open(&boot_image(dir.path())).unwrap();
+    let here = convert(&image, &options(), &|_| {}).unwrap();
+    let mut agent = agent(dir.path());
+    let (stdin, stdout) = (agent.stdin.take().unwrap(), agent.stdout.take().unwrap());
+    let cancel = AtomicBool::new(false);
+    let (there, work) = convert_remotely(stdout, stdin, &image, &options(), &cancel).unwrap();
+    assert_eq!(there, here);
+    assert!(work.rounds <= 40, "{work:?}");
+    let (good, log) = finish(agent);
+    assert!(good, "{log}");
+    // Every line of its log is JSON for the client's log.
+    assert!(log.lines().all(|l| l.starts_with("{\"level\":\"info\"")), "{log}");
+    assert!(dir.path().join("heartbeat").exists());
+}
+
+#[test]
+fn why_an_image_is_refused_is_said_here() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = Qcow2::open(&boot_image(dir.path())).unwrap();
+    let mut agent = agent(dir.path());
+    let (stdin, stdout) = (agent.stdin.take().unwrap(), agent.stdout.take().unwrap());
+    let wrong = ConvertOptions { architecture: Some(ocne_bootimage::Architecture::Arm64), ..options() };
+    let here = convert(&image, &wrong, &|_| {}).unwrap_err();
+    let there = convert_remotely(stdout, stdin, &image, &wrong, &AtomicBool::new(false)).unwrap_err();
+    assert!(there.to_string().starts_with(&here.to_string()), "{there}");
+    assert_eq!(there.hint().as_deref(), here.hint());
+    assert!(!finish(agent).0);
+}
+
+/// A disk that kills the agent after some reads.
+struct Killing<'a> {
+    disk: &'a Qcow2,
+    agent: Mutex<(Child, u32)>,
+}
+
+impl BlockDevice for Killing<'_> {
+    fn size_bytes(&self) -> u64 {
+        self.disk.size_bytes()
+    }
+    fn read_batch(&self, requests: &mut [ReadRequest<'_>]) -> Result<(), DeviceError> {
+        let mut agent = self.agent.lock().unwrap();
+        if agent.1 == 0 {
+            agent.0.kill().unwrap();
+        }
+        agent.1 = agent.1.saturating_sub(1);
+        self.disk.read_batch(requests)
+    }
+}
+
+#[test]
+fn an_agent_that_dies_is_an_error_that_may_pass() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = Qcow2::open(&boot_image(dir.path())).unwrap();
+    for reads in [0, 1, 7] {
+        let mut agent = agent(dir.path());
+        let (stdin, stdout) = (agent.stdin.take().unwrap(), agent.stdout.take().unwrap());
+        let device = Killing { disk: &image, agent: Mutex::new((agent, reads)) };
+        let e = convert_remotely(stdout, stdin, &device, &options(), &AtomicBool::new(false)).unwrap_err();
+        assert!(matches!(&e, RemoteError::Transfer(TransferError::Lost(_))), "{e}");
+        device.agent.into_inner().unwrap().0.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_pod_ends_when_nobody_is_heard() {
+    let dir = tempfile::tempdir().unwrap();
+    let begun = Instant::now();
+    let output = Command::new(env!("CARGO_BIN_EXE_ocne-agent"))
+        .args(["wait", "--idle-timeout", "1"])
+        .env("OCNE_AGENT_SCRATCH", dir.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    assert!(begun.elapsed() >= Duration::from_secs(1));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("no client was heard"));
+}

@@ -1,0 +1,359 @@
+//! A conversion in a pod: the pod starts while the image is fetched, and is gone when the build ends, however it ends.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use ocne_bootimage::{Architecture, Conversion, ConvertOptions};
+use ocne_cluster::{
+    BuilderPod, Cluster, ClusterError, ClusterEvent, ConnectOptions, Exec, Leftover, PodEntry, PodSpec,
+};
+use ocne_disk::BlockDevice;
+use ocne_transfer::TransferError;
+use sha2::{Digest as _, Sha256};
+use tokio::runtime::Runtime;
+use tracing::{debug, warn};
+
+use crate::agent_program::agent_program;
+use crate::copy::hex;
+use crate::error::BuildError;
+use crate::event::{Event, Events};
+use crate::remote::{RemoteError, RemoteWork, convert_remotely};
+use crate::report::ClusterRecord;
+
+/// How often a conversion is tried over a new connection.
+const ATTEMPTS_MAX: u32 = 5;
+/// How long it waits before that; twice as long each time.
+const PAUSE: Duration = Duration::from_millis(500);
+/// How often a running session looks whether it shall end.
+const TICK: Duration = Duration::from_millis(50);
+/// No line of the agent's log is longer.
+const LOG_LINE_BYTES_MAX: usize = 16 << 10;
+/// What the agent's program is sent in.
+const PIECE_BYTES: usize = 1 << 20;
+/// The container image that has a shell only.
+pub const SHELL_IMAGE: &str = "container-registry.oracle.com/os/oraclelinux:8";
+/// Builder images are known by the last part of their name.
+const AGENT_IMAGE_NAME: &str = "ocne-agent";
+/// Brings the agent's program into the pod. The shell keeps both outputs open: some container runtimes cut the input
+/// short when one is closed.
+const BRING: &str =
+    "cat >/scratch/ocne-agent && chmod 755 /scratch/ocne-agent && exec /scratch/ocne-agent wake \"$0\"";
+
+/// Where conversions in a cluster run, and how.
+#[derive(Debug, Clone)]
+pub struct ClusterSettings {
+    /// Which cluster, and as whom.
+    pub connect: ConnectOptions,
+    /// What the pod has to be.
+    pub pod: PodSpec,
+    /// Leave the pod when the build ends.
+    pub keep_pod: bool,
+}
+
+impl ClusterSettings {
+    /// A pod of this container image on nodes of this machine's architecture.
+    pub fn new(connect: ConnectOptions, image: &str) -> Self {
+        let architecture =
+            if cfg!(target_arch = "aarch64") { Architecture::Arm64 } else { Architecture::Amd64 };
+        let mut pod = PodSpec::new(image, architecture.name());
+        let repository = image.split_once('@').map_or(image, |(name, _)| name);
+        let last = repository.rsplit('/').next().unwrap_or(repository);
+        let has_agent = last.split(':').next() == Some(AGENT_IMAGE_NAME);
+        pod.entry = if has_agent { PodEntry::Agent } else { PodEntry::Shell };
+        Self { connect, pod, keep_pod: false }
+    }
+}
+
+/// A pod that is ready to convert. Dropping it removes the pod.
+pub(crate) struct PodBuilder {
+    runtime: Runtime,
+    pod: Option<BuilderPod>,
+    settings: ClusterSettings,
+}
+
+impl PodBuilder {
+    /// Starts a pod with an agent in it.
+    ///
+    /// # Errors
+    /// When the cluster does not answer or does not allow it; nothing is left there then.
+    pub fn start(
+        settings: &ClusterSettings,
+        events: Events<'_>,
+        cancel: &AtomicBool,
+    ) -> Result<Self, BuildError> {
+        let runtime = runtime()?;
+        let shell = settings.pod.entry == PodEntry::Shell;
+        // Read before anything is made in the cluster.
+        let program = shell.then(|| agent_program(architecture(&settings.pod))).transpose()?;
+        events(Event::Note("Preparing pod used to create image".to_owned()));
+        let pod = runtime.block_on(async {
+            let cluster = Cluster::connect(&settings.connect).await?;
+            let found = cluster.preflight(&settings.pod).await?;
+            debug!(?found, server = cluster.server(), "the cluster allows it");
+            cluster.start(&settings.pod, &|event| tell(event, events), cancel).await
+        })?;
+        let builder = Self { runtime, pod: Some(pod), settings: settings.clone() };
+        if let Some(program) = program {
+            builder.bring(&program, cancel)?;
+        }
+        events(Event::Note(format!("Waiting for pod {} to be ready: ok", builder.place())));
+        Ok(builder)
+    }
+
+    /// Namespace and name of the pod.
+    pub fn place(&self) -> String {
+        let pod = self.pod.as_ref().map_or("", |p| p.name());
+        format!("{}/{pod}", self.settings.pod.namespace)
+    }
+
+    /// What the report says of it.
+    pub fn record(&self, work: &RemoteWork) -> ClusterRecord {
+        let pod = self.pod.as_ref();
+        ClusterRecord {
+            namespace: self.settings.pod.namespace.clone(),
+            pod: pod.map_or_else(String::new, |p| p.name().to_owned()),
+            node: pod.map_or_else(String::new, |p| p.node().to_owned()),
+            agent: work.agent.clone(),
+            rounds: work.rounds,
+            sent_bytes: work.traffic.sent_bytes,
+            received_bytes: work.traffic.received_bytes,
+        }
+    }
+
+    /// Has the agent convert a disk that stays here. A lost connection is made anew as long as the pod runs.
+    ///
+    /// # Errors
+    /// When the agent refuses the image, the pod ended, or the connection is lost again and again.
+    pub fn convert(
+        &self,
+        device: &dyn BlockDevice,
+        options: &ConvertOptions,
+        events: Events<'_>,
+        cancel: &AtomicBool,
+    ) -> Result<(Conversion, RemoteWork), BuildError> {
+        let pod = self.pod()?;
+        let mut pause = PAUSE;
+        let mut attempt = 1;
+        loop {
+            let command = match self.settings.pod.entry {
+                PodEntry::Agent => ["/ocne-agent", "session"],
+                PodEntry::Shell => ["/scratch/ocne-agent", "session"],
+            };
+            let result = match self.runtime.block_on(pod.exec(&command)) {
+                Ok(exec) => self.session(exec, device, options, cancel),
+                Err(e) if e.is_transient() => {
+                    Err(RemoteError::Transfer(TransferError::Lost(std::io::Error::other(e))))
+                }
+                Err(e) => return Err(e.into()),
+            };
+            let error = match result {
+                Ok(done) => return Ok(done),
+                Err(_) if cancel.load(Ordering::Relaxed) => return Err(BuildError::Interrupted),
+                Err(error) => error,
+            };
+            let lost = matches!(&error, RemoteError::Transfer(e) if e.is_transient());
+            if !lost || attempt == ATTEMPTS_MAX {
+                return Err(BuildError::Remote { pod: self.place(), source: error });
+            }
+            if let Some(end) = self.runtime.block_on(pod.explain_end()) {
+                return Err(end.into());
+            }
+            attempt += 1;
+            let (seconds, why) = (pause.as_secs_f64(), with_causes(&error));
+            events(Event::Warning(format!("{why}; trying again in {seconds:.1} s (attempt {attempt})")));
+            thread::sleep(pause);
+            pause *= 2;
+        }
+    }
+
+    /// One session over one connection.
+    fn session(
+        &self,
+        exec: Exec,
+        device: &dyn BlockDevice,
+        options: &ConvertOptions,
+        cancel: &AtomicBool,
+    ) -> Result<(Conversion, RemoteWork), RemoteError> {
+        let (reader, writer, mut stderr, done) = exec.into_blocking(self.runtime.handle().clone());
+        let log = self.runtime.spawn(async move {
+            let mut rest = String::new();
+            while let Some(bytes) = stderr.recv().await {
+                rest.push_str(&String::from_utf8_lossy(&bytes));
+                while let Some((line, after)) = rest.split_once('\n') {
+                    log_line(line);
+                    rest = after.to_owned();
+                }
+                rest.truncate(LOG_LINE_BYTES_MAX);
+            }
+        });
+        let over = AtomicBool::new(false);
+        let result = thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    if cancel.load(Ordering::Relaxed) {
+                        done.abort();
+                        return;
+                    }
+                    thread::sleep(TICK);
+                }
+            });
+            let result = convert_remotely(reader, writer, device, options, cancel);
+            over.store(true, Ordering::Relaxed);
+            result
+        });
+        // Its status proves nothing; the connection has done its work.
+        done.abort();
+        log.abort();
+        result
+    }
+
+    /// Brings the agent's program into a pod that has a shell only, has it prove its digest there, and starts it.
+    fn bring(&self, program: &[u8], cancel: &AtomicBool) -> Result<(), BuildError> {
+        let pod = self.pod()?;
+        let digest = hex(&Sha256::digest(program));
+        let mut attempt = 1;
+        loop {
+            let command = ["sh", "-c", BRING, digest.as_str()];
+            let result = self.runtime.block_on(async {
+                let mut exec = pod.exec(&command).await?;
+                for piece in program.chunks(PIECE_BYTES) {
+                    // A program that ended early says why below.
+                    if cancel.load(Ordering::Relaxed) || exec.stdin.send(piece.to_vec()).await.is_err() {
+                        break;
+                    }
+                }
+                drop(exec.stdin);
+                let mut said = Vec::new();
+                while let Some(bytes) = exec.stderr.recv().await {
+                    said.extend(bytes);
+                    said.truncate(4096);
+                }
+                let mut out = Vec::new();
+                while let Some(bytes) = exec.stdout.recv().await {
+                    out.extend(bytes);
+                    out.truncate(4096);
+                }
+                let _ = exec.done.await;
+                Ok::<_, ClusterError>((out, said))
+            });
+            if cancel.load(Ordering::Relaxed) {
+                return Err(BuildError::Interrupted);
+            }
+            let reason = match result {
+                Ok((out, _)) if out.starts_with(digest.as_bytes()) => return Ok(()),
+                Ok((_, said)) => String::from_utf8_lossy(&said).trim().to_owned(),
+                Err(e) if e.is_transient() => e.to_string(),
+                Err(e) => return Err(e.into()),
+            };
+            if attempt == ATTEMPTS_MAX {
+                return Err(self.runtime.block_on(pod.explain_end()).map_or_else(
+                    || BuildError::AgentNotStarted { pod: self.place(), reason },
+                    BuildError::from,
+                ));
+            }
+            attempt += 1;
+            debug!(reason, attempt, "bringing the agent again");
+        }
+    }
+
+    fn pod(&self) -> Result<&BuilderPod, BuildError> {
+        self.pod.as_ref().ok_or(BuildError::Interrupted)
+    }
+
+    /// Removes the pod, or says how to look into it.
+    pub fn finish(mut self, events: Events<'_>) {
+        let Some(pod) = self.pod.take() else { return };
+        if self.settings.keep_pod {
+            events(Event::Note(format!(
+                "The pod is kept: `kubectl --namespace {ns} logs {name}`, `kubectl --namespace {ns} exec -it {name} -- sh`; `ocne gc --yes` removes it",
+                ns = pod.namespace(),
+                name = pod.name(),
+            )));
+            return;
+        }
+        if let Err(e) = self.runtime.block_on(pod.remove()) {
+            events(Event::Warning(format!(
+                "the pod {}/{} could not be removed: {e}; it ends by itself when it hears nobody for {} s",
+                pod.namespace(),
+                pod.name(),
+                self.settings.pod.idle_timeout.as_secs(),
+            )));
+        }
+    }
+}
+
+impl Drop for PodBuilder {
+    /// Removes the pod of a build that failed.
+    fn drop(&mut self) {
+        if let Some(pod) = self.pod.take()
+            && !self.settings.keep_pod
+            && let Err(e) = self.runtime.block_on(pod.remove())
+        {
+            warn!("the pod {}/{} could not be removed: {e}", pod.namespace(), pod.name());
+        }
+    }
+}
+
+/// Lists what builds have left in a cluster, in one namespace or in all.
+///
+/// # Errors
+/// When the cluster does not answer, or does not allow it.
+pub fn leftovers(connect: &ConnectOptions, namespace: Option<&str>) -> Result<Vec<Leftover>, BuildError> {
+    let found = runtime()?.block_on(async { Cluster::connect(connect).await?.leftovers(namespace).await });
+    Ok(found?)
+}
+
+/// Removes one of them, and waits until it is gone.
+///
+/// # Errors
+/// As [`leftovers`].
+pub fn remove_leftover(connect: &ConnectOptions, leftover: &Leftover) -> Result<(), BuildError> {
+    let removed = runtime()?.block_on(async { Cluster::connect(connect).await?.remove(leftover).await });
+    Ok(removed?)
+}
+
+/// What moves bytes to and from a cluster, while the caller's threads wait or compute.
+fn runtime() -> Result<Runtime, BuildError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.map_err(|source| BuildError::Io { action: "start the network", source })
+}
+
+fn architecture(pod: &PodSpec) -> Architecture {
+    if pod.node_architecture == Architecture::Arm64.name() {
+        Architecture::Arm64
+    } else {
+        Architecture::Amd64
+    }
+}
+
+fn tell(event: ClusterEvent, events: Events<'_>) {
+    match event {
+        ClusterEvent::NamespaceCreated(name) => events(Event::Note(format!("Created the namespace {name}"))),
+        ClusterEvent::Waiting { reason } => events(Event::Note(format!("Waiting for the pod: {reason}"))),
+        ClusterEvent::Retrying { reason } => {
+            events(Event::Warning(format!("the cluster does not answer, and is asked again: {reason}")));
+        }
+        event => debug!(?event, "in the cluster"),
+    }
+}
+
+/// A line of the agent's log: JSON, or the words of whatever runs instead of it.
+fn log_line(line: &str) {
+    let parsed: Option<serde_json::Value> = serde_json::from_str(line).ok();
+    let message = parsed.as_ref().and_then(|value| value["message"].as_str()).unwrap_or(line);
+    debug!("in the pod: {}", message.escape_debug());
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(e) = cause {
+        let line = e.to_string();
+        if !text.contains(&line) {
+            text = format!("{text}: {line}");
+        }
+        cause = e.source();
+    }
+    text
+}

@@ -1,0 +1,234 @@
+//! From a description to a pod that runs.
+
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Event, Namespace, Pod};
+use k8s_openapi::jiff::Timestamp;
+use kube::Api;
+use kube::api::{ListParams, PostParams};
+
+use crate::api::{Failure, once, optional, patiently};
+use crate::cluster::Cluster;
+use crate::error::ClusterError;
+use crate::event::ClusterEvent;
+use crate::explain::job_ended;
+use crate::manifest;
+use crate::pod::{BuilderPod, remove_job};
+use crate::spec::PodSpec;
+use crate::wait::{Patience, Standing, standing, without_pod};
+
+/// Most pods run within a second or two, and a build waits for them.
+const FIRST_POLLS: Duration = Duration::from_millis(200);
+const LATER_POLLS: Duration = Duration::from_millis(500);
+const TICK: Duration = Duration::from_millis(50);
+/// An API server that restarts is back within that.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+type Events<'a> = &'a (dyn Fn(ClusterEvent) + Sync);
+
+impl Cluster {
+    /// Makes the namespace if it is missing, and the Job; waits until its pod runs, telling what it waits for.
+    ///
+    /// When it fails or is cancelled, the Job is removed. When the future is dropped, it stays until the program in
+    /// the pod has heard nobody for its idle time-out, or until its deadline.
+    ///
+    /// # Errors
+    /// [`ClusterError::Interrupted`] when cancelled, and whatever keeps the pod from running.
+    pub async fn start(
+        &self,
+        spec: &PodSpec,
+        events: Events<'_>,
+        cancel: &AtomicBool,
+    ) -> Result<BuilderPod, ClusterError> {
+        let id = manifest::new_id()?;
+        let job = manifest::job(spec, &id, Timestamp::now())?;
+        let name = job.metadata.name.clone().unwrap_or_default();
+        let started = async {
+            self.make_job(spec, &job, events, cancel).await?;
+            events(ClusterEvent::JobCreated { namespace: spec.namespace.clone(), job: name.clone() });
+            unless_cancelled(cancel, Box::pin(self.until_it_runs(spec, &name, events))).await
+        };
+        match Box::pin(started).await {
+            Ok(pod) => {
+                events(ClusterEvent::PodRunning { pod: pod.name.clone(), node: pod.node.clone() });
+                Ok(pod)
+            }
+            Err(error) => {
+                // The first error is the one to tell.
+                if let Err(second) =
+                    remove_job(&self.client, &self.server, &spec.namespace, &name, None).await
+                {
+                    tracing::warn!(job = name, error = %second, "the Job could not be removed");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn make_namespace(&self, name: &str, events: Events<'_>) -> Result<(), ClusterError> {
+        let api: Api<Namespace> = Api::all(self.client.clone());
+        let namespace = manifest::namespace(name)?;
+        let parameters = PostParams::default();
+        match patiently(|| api.create(&parameters, &namespace)).await {
+            Ok(_) => events(ClusterEvent::NamespaceCreated(name.to_owned())),
+            // Somebody else was quicker.
+            Err(failure) if failure.status() == Some(409) => {}
+            Err(failure) => {
+                return Err(failure.into_refusal(&self.server, &format!("the namespace `{name}`"), name));
+            }
+        }
+        Ok(())
+    }
+
+    /// A request on its way is never given up, so that it is known whether there is a Job to remove.
+    async fn make_job(
+        &self,
+        spec: &PodSpec,
+        job: &Job,
+        events: Events<'_>,
+        cancel: &AtomicBool,
+    ) -> Result<(), ClusterError> {
+        let api: Api<Job> = Api::namespaced(self.client.clone(), &spec.namespace);
+        let parameters = PostParams::default();
+        let start = Instant::now();
+        let mut has_namespace = false;
+        loop {
+            if cancel.load(Ordering::Relaxed) {
+                return Err(ClusterError::Interrupted);
+            }
+            match once(api.create(&parameters, job)).await {
+                Ok(_) => return Ok(()),
+                // Nobody else has its name: an earlier request got through.
+                Err(failure) if failure.status() == Some(409) && is_there_already(&failure) => return Ok(()),
+                // Asking whether it exists would need one right more.
+                Err(failure) if failure.status() == Some(404) && !has_namespace => {
+                    self.make_namespace(&spec.namespace, events).await?;
+                    has_namespace = true;
+                }
+                Err(failure) if failure.is_transient() && start.elapsed() < PATIENCE => {
+                    tokio::time::sleep(LATER_POLLS).await;
+                }
+                Err(failure) => {
+                    let object = format!("a Job in the namespace `{}`", spec.namespace);
+                    return Err(failure.into_refusal(&self.server, &object, &spec.namespace));
+                }
+            }
+        }
+    }
+
+    async fn until_it_runs(
+        &self,
+        spec: &PodSpec,
+        job: &str,
+        events: Events<'_>,
+    ) -> Result<BuilderPod, ClusterError> {
+        let start = Instant::now();
+        let mut told = String::new();
+        let mut since: Option<(Patience, Instant)> = None;
+        loop {
+            let (pod, now) = self.look_at_start(&spec.namespace, job).await?;
+            match now {
+                Standing::Running { node } => {
+                    let name = pod.and_then(|pod| pod.metadata.name).unwrap_or_default();
+                    return Ok(BuilderPod {
+                        client: self.client.clone(),
+                        server: self.server.clone(),
+                        name,
+                        namespace: spec.namespace.clone(),
+                        node,
+                        job: job.to_owned(),
+                    });
+                }
+                Standing::Failed(error) => return Err(error),
+                Standing::Waiting { reason, patience, error } => {
+                    if reason != told {
+                        events(ClusterEvent::Waiting { reason: reason.clone() });
+                        told = reason;
+                    }
+                    let began = match since {
+                        Some((same, began)) if same == patience => began,
+                        _ => Instant::now(),
+                    };
+                    since = Some((patience, began));
+                    if began.elapsed() >= patience.limit(spec.pod_wait) || start.elapsed() >= spec.pod_wait {
+                        return Err(with_time(error, start.elapsed()));
+                    }
+                }
+            }
+            let is_early = start.elapsed() < Duration::from_secs(5);
+            tokio::time::sleep(if is_early { FIRST_POLLS } else { LATER_POLLS }).await;
+        }
+    }
+
+    /// The Job's pod, if there is one, and how far it is.
+    async fn look_at_start(
+        &self,
+        namespace: &str,
+        job: &str,
+    ) -> Result<(Option<Pod>, Standing), ClusterError> {
+        let failed = |failure: Failure| failure.into_error(&self.server, &format!("look at the Job `{job}`"));
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        let parameters = ListParams::default().labels(&format!("{}={job}", manifest::INSTANCE));
+        let pod = patiently(|| pods.list(&parameters)).await.map_err(failed)?.items.into_iter().next();
+        if let Some(pod) = pod {
+            let name = pod.metadata.name.clone().unwrap_or_default();
+            let now = match standing(&pod, &[]) {
+                Standing::Waiting { .. } => standing(&pod, &self.events_of(namespace, &name).await),
+                now => now,
+            };
+            return Ok((Some(pod), now));
+        }
+        let jobs: Api<Job> = Api::namespaced(self.client.clone(), namespace);
+        let now = match optional(patiently(|| jobs.get(job)).await).map_err(failed)? {
+            None => Standing::Failed(ClusterError::Deleted {
+                pod: job.to_owned(),
+                message: "its Job is gone".to_owned(),
+            }),
+            Some(found) => match job_ended(&found, job) {
+                Some(error) => Standing::Failed(error),
+                None => without_pod(job, namespace, &self.events_of(namespace, job).await),
+            },
+        };
+        Ok((None, now))
+    }
+
+    /// What happened to an object. Without the right to know, nothing.
+    async fn events_of(&self, namespace: &str, name: &str) -> Vec<Event> {
+        let api: Api<Event> = Api::namespaced(self.client.clone(), namespace);
+        let parameters = ListParams::default().fields(&format!("involvedObject.name={name}"));
+        once(api.list(&parameters)).await.map(|list| list.items).unwrap_or_default()
+    }
+}
+
+fn is_there_already(failure: &Failure) -> bool {
+    matches!(failure, Failure::Kube(kube::Error::Api(status)) if status.reason == "AlreadyExists")
+}
+
+/// Says how long it took, where that belongs to the message.
+fn with_time(error: ClusterError, elapsed: Duration) -> ClusterError {
+    match error {
+        ClusterError::NotRunning { pod, reason, .. } => {
+            ClusterError::NotRunning { pod, seconds: elapsed.as_secs(), reason }
+        }
+        error => error,
+    }
+}
+
+/// Waits for a future, but not longer than somebody wants it to end.
+async fn unless_cancelled<T>(
+    cancel: &AtomicBool,
+    future: impl Future<Output = Result<T, ClusterError>>,
+) -> Result<T, ClusterError> {
+    let mut future = pin!(future);
+    loop {
+        if cancel.load(Ordering::Relaxed) {
+            return Err(ClusterError::Interrupted);
+        }
+        if let Ok(result) = tokio::time::timeout(TICK, &mut future).await {
+            return result;
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! The side that has the image: it answers what the agent asks, and takes the changes.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ocne_disk::{BlockDevice, ReadRequest};
+use serde_json::Value;
+
+use crate::channel::{Channel, Traffic};
+use crate::error::TransferError;
+use crate::frame::{FrameKind, MAX_PAYLOAD_BYTES};
+use crate::messages::{
+    ChangesDigest, Done, Hello, Job, MAX_CHANGES_BYTES, Mode, PROTOCOL, Range, parse_ranges,
+};
+
+/// What an agent made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// Bytes of the disk that change, by offset: disjoint and ascending.
+    pub changes: BTreeMap<u64, Vec<u8>>,
+    /// What the converter says.
+    pub report: Value,
+    /// Name and version of the agent.
+    pub agent: String,
+    /// Batches of reads that it took.
+    pub rounds: u64,
+    /// What went over the wire.
+    pub traffic: Traffic,
+}
+
+/// Has an agent convert a disk that stays here: only the ranges that it asks for are sent.
+///
+/// `events` hears what the agent tells. `cancel` is looked at before every answer.
+///
+/// # Errors
+/// See [`TransferError`]; nothing counts then.
+pub fn convert_blocks<R: Read, W: Write>(
+    channel: &mut Channel<R, W>,
+    device: &dyn BlockDevice,
+    program: &str,
+    options: Value,
+    events: &dyn Fn(Value),
+    cancel: &AtomicBool,
+) -> Result<Outcome, TransferError> {
+    let mine =
+        Hello { protocol: PROTOCOL.into(), program: program.into(), modes: vec![Mode::Blocks, Mode::Full] };
+    let agent = channel.greet(&mine)?;
+    if !agent.modes.contains(&Mode::Blocks) {
+        return Err(TransferError::protocol(format!("{} cannot ask for blocks", agent.program)));
+    }
+    let size_bytes = device.size_bytes();
+    channel.send_json(FrameKind::Job, &Job { mode: Mode::Blocks, size_bytes, sha256: None, options })?;
+    let mut changes = Changes::new(size_bytes);
+    let mut rounds = 0;
+    let done: Done = loop {
+        if cancel.load(Ordering::Relaxed) {
+            return Err(TransferError::Interrupted);
+        }
+        match channel.receive()? {
+            (FrameKind::Read, payload) => {
+                let ranges = parse_ranges(payload, size_bytes)?;
+                rounds += 1;
+                answer(channel, device, &ranges)?;
+            }
+            (FrameKind::Event, payload) => {
+                if let Ok(event) = serde_json::from_slice(payload) {
+                    events(event);
+                }
+            }
+            (FrameKind::Change, payload) => changes.take(payload)?,
+            (FrameKind::Result, payload) => {
+                break serde_json::from_slice(payload)
+                    .map_err(|e| TransferError::protocol(format!("the JSON of a Result frame: {e}")))?;
+            }
+            (kind, _) => return Err(TransferError::protocol(format!("an unexpected {kind:?} frame"))),
+        }
+    };
+    let (count, sha256) = changes.digest.finish();
+    if (done.changes, &done.changes_sha256) != (count, &sha256) {
+        return Err(TransferError::Damaged { reason: "the changes are not those that were sent".into() });
+    }
+    channel.send(FrameKind::End, sha256.as_bytes())?;
+    if channel.expect(FrameKind::End)? != sha256.as_bytes() {
+        return Err(TransferError::protocol("no agreement on the digest of the changes"));
+    }
+    Ok(Outcome {
+        changes: changes.by_offset,
+        report: done.report,
+        agent: agent.program,
+        rounds,
+        traffic: channel.traffic(),
+    })
+}
+
+/// Sends the bytes of some ranges, one after the other, in frames of up to [`MAX_PAYLOAD_BYTES`].
+fn answer<R: Read, W: Write>(
+    channel: &mut Channel<R, W>,
+    device: &dyn BlockDevice,
+    ranges: &[Range],
+) -> Result<(), TransferError> {
+    let max = MAX_PAYLOAD_BYTES as u64;
+    // Pieces that fill a frame are read in one batch: their clusters are unpacked in parallel.
+    let mut frame: Vec<(u64, u64)> = Vec::new();
+    let mut filled = 0;
+    for r in ranges {
+        let (mut at, end) = (r.offset_bytes, r.offset_bytes + u64::from(r.len_bytes));
+        while at < end {
+            let len = (end - at).min(max - filled);
+            frame.push((at, len));
+            (at, filled) = (at + len, filled + len);
+            if filled == max {
+                send_pieces(channel, device, &frame, filled)?;
+                frame.clear();
+                filled = 0;
+            }
+        }
+    }
+    if filled > 0 {
+        send_pieces(channel, device, &frame, filled)?;
+    }
+    Ok(())
+}
+
+fn send_pieces<R: Read, W: Write>(
+    channel: &mut Channel<R, W>,
+    device: &dyn BlockDevice,
+    pieces: &[(u64, u64)],
+    total_bytes: u64,
+) -> Result<(), TransferError> {
+    let mut payload = vec![0; usize::try_from(total_bytes).unwrap_or(0)];
+    let mut rest = payload.as_mut_slice();
+    let mut requests = Vec::with_capacity(pieces.len());
+    for &(offset_bytes, len_bytes) in pieces {
+        let (buffer, after) = rest.split_at_mut(usize::try_from(len_bytes).unwrap_or(0));
+        requests.push(ReadRequest { offset_bytes, buffer });
+        rest = after;
+    }
+    device.read_batch(&mut requests)?;
+    drop(requests);
+    channel.send_data(&payload)
+}
+
+/// Changes as they arrive, ascending and bounded.
+struct Changes {
+    size_bytes: u64,
+    by_offset: BTreeMap<u64, Vec<u8>>,
+    digest: ChangesDigest,
+    next_bytes: u64,
+    total_bytes: u64,
+}
+
+impl Changes {
+    fn new(size_bytes: u64) -> Self {
+        let digest = ChangesDigest::default();
+        Self { size_bytes, by_offset: BTreeMap::new(), digest, next_bytes: 0, total_bytes: 0 }
+    }
+
+    fn take(&mut self, payload: &[u8]) -> Result<(), TransferError> {
+        let refused = |what: &str| Err(TransferError::protocol(format!("a change {what}")));
+        let Some((offset, bytes)) = payload.split_first_chunk::<8>() else {
+            return refused("without an offset");
+        };
+        let offset_bytes = u64::from_le_bytes(*offset);
+        let len_bytes = bytes.len() as u64;
+        let Some(end_bytes) = offset_bytes.checked_add(len_bytes).filter(|&e| e <= self.size_bytes) else {
+            return refused("outside the disk");
+        };
+        if bytes.is_empty() || offset_bytes < self.next_bytes {
+            return refused("that is empty, or overlaps the one before");
+        }
+        self.total_bytes += len_bytes;
+        if self.total_bytes > MAX_CHANGES_BYTES {
+            return refused("too many: no conversion changes so much");
+        }
+        self.next_bytes = end_bytes;
+        self.digest.add(offset_bytes, bytes);
+        self.by_offset.insert(offset_bytes, bytes.to_vec());
+        Ok(())
+    }
+}

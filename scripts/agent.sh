@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Builds the program of builder pods as one static file for each architecture: agent.sh [ARCH…], by default amd64 and arm64
+#   AGENT_PROFILE (default release)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+profile=${AGENT_PROFILE:-release} target=${CARGO_TARGET_DIR:-target}
+built=$profile
+[[ $profile != dev ]] || built=debug
+export RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static"
+archs=("$@")
+((${#archs[@]})) || archs=(amd64 arm64)
+missing=()
+for arch in "${archs[@]}"; do
+	case $arch in
+	amd64) triple=x86_64-unknown-linux-gnu gcc=x86_64-linux-gnu-gcc ;;
+	arm64) triple=aarch64-unknown-linux-gnu gcc=aarch64-linux-gnu-gcc ;;
+	*) echo "agent: $arch is neither amd64 nor arm64" >&2; exit 2 ;;
+	esac
+	if ! rustc --print target-libdir --target "$triple" 2>/dev/null | xargs -I{} test -d {}; then
+		missing+=("$arch: the Rust target; hint: rustup target add $triple")
+		continue
+	fi
+	if ! command -v "$gcc" >/dev/null; then
+		missing+=("$arch: $gcc; hint: make setup")
+		continue
+	fi
+	name=${triple//-/_}
+	env "CARGO_TARGET_${name^^}_LINKER=$gcc" "CC_$name=$gcc" \
+		cargo build --profile "$profile" --locked --package ocne-agent --target "$triple"
+	mkdir -p "$target/$built"
+	cp "$target/$triple/$built/ocne-agent" "$target/$built/ocne-agent-$arch"
+	echo "agent: $target/$built/ocne-agent-$arch, $(stat -c %s "$target/$built/ocne-agent-$arch") bytes"
+done
+for m in "${missing[@]}"; do echo "agent: not built for $m" >&2; done
+((${#missing[@]} < ${#archs[@]}))
