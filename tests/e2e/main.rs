@@ -1,11 +1,12 @@
 //! End to end through the built program, as an ordinary user: every published variant of the boot image, signals at
-//! random moments, full disks and damaged input, and a boot of the result.
+//! random moments, full disks and damaged input, a boot of the result, and builds on a real cluster.
 //!
 //! The images come from `tests/fixtures/make-ock-image.sh` and are judged by `tests/fixtures/check-ock-image.py`,
 //! which shares no code with the program. Tests that this machine cannot run are marked ignored, with the reason
 //! on standard error.
 
 mod boot;
+mod cluster;
 mod damage;
 mod interrupt;
 mod support;
@@ -22,5 +23,8 @@ fn main() -> ExitCode {
     trials.extend(interrupt::trials(&bench));
     trials.extend(damage::trials(&bench));
     trials.extend(boot::trials(&bench));
-    libtest_mimic::run(&arguments, trials).exit_code()
+    trials.extend(cluster::trials(&bench));
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    ocne_test_cluster::stop();
+    conclusion.exit_code()
 }

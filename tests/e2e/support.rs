@@ -83,6 +83,11 @@ impl Bench {
         Trial::test(name, move || test(&bench)).with_ignored_flag(!missing.is_empty())
     }
 
+    /// The folder that all tests share.
+    pub fn folder(&self) -> &Path {
+        self.0.dir.path()
+    }
+
     /// A new folder for a test, with a home and an output folder that belong to the ordinary user.
     pub fn case(&self, name: &str) -> Result<Case, Failed> {
         let dir = self.0.dir.path().join(name);
@@ -163,19 +168,31 @@ impl Case {
         Ok(())
     }
 
-    /// `ocne image create -t oci` of a source as the ordinary user, ready to start.
+    /// `ocne image create -t oci` of a source in its own process as the ordinary user, ready to start.
     pub fn create(&self, source: &Path, extra: &[&str]) -> Command {
-        let mut c = Command::new("setpriv");
-        c.args([format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")])
-            .args(["--clear-groups", "--no-new-privs", "--inh-caps=-all"])
-            .arg(&self.program)
-            .args(["image", "create", "--type", "oci", "--arch", self.arch, "--builder", "local"]);
+        self.create_by("local", source, extra)
+    }
+
+    /// The same by another builder.
+    pub fn create_by(&self, builder: &str, source: &Path, extra: &[&str]) -> Command {
+        let mut c =
+            self.ocne(&["image", "create", "--type", "oci", "--arch", self.arch, "--builder", builder]);
         if source.extension() == Some("qcow2".as_ref()) {
             c.arg("--file").arg(source);
         } else {
             c.arg("--image").arg(format!("oci-archive:{}", source.display()));
         }
         c.arg("--output").arg(self.result()).arg("--report").arg(self.report()).args(extra);
+        c
+    }
+
+    /// The program as the ordinary user, ready to start.
+    pub fn ocne(&self, arguments: &[&str]) -> Command {
+        let mut c = Command::new("setpriv");
+        c.args([format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")])
+            .args(["--clear-groups", "--no-new-privs", "--inh-caps=-all"])
+            .arg(&self.program)
+            .args(arguments);
         for (name, _) in std::env::vars() {
             if name.starts_with("OCNE_") || name.starts_with("KUBE") {
                 c.env_remove(name);

@@ -17,7 +17,7 @@ pub const TESTS: &[(&str, Test)] = &[
 
 fn image(environment: &Environment) -> Result<(), Box<dyn Error>> {
     let mut spec = environment.spec("idle");
-    spec.image = format!("{}/nothing:1", environment.registry);
+    spec.image = format!("{}/nothing:1", environment.test.registry);
     let start = Instant::now();
     let (pod, events) = environment.start(&spec);
     let error = pod.unwrap_err();
@@ -64,7 +64,7 @@ fn deleted(environment: &Environment) -> Result<(), Box<dyn Error>> {
     environment.runtime.block_on(async {
         let mut exec = pod.exec(&["sh", "-c", "echo there; cat; echo"]).await?;
         assert_eq!(exec.stdout.recv().await, Some(b"there\n".to_vec()));
-        environment.kubectl(&["delete", "pod", pod.name(), "-n", pod.namespace(), "--wait=false"])?;
+        environment.test.kubectl(&["delete", "pod", pod.name(), "-n", pod.namespace(), "--wait=false"])?;
         let end = tokio::time::timeout(Duration::from_secs(30), exec.done).await??;
         // The cluster may say that all went well, or that it was killed; it is never the whole story.
         assert!(!matches!(&end, Ok(status) if status.exit_code == 0), "{end:?}");

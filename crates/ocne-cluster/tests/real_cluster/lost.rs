@@ -22,8 +22,8 @@ pub const TESTS: &[(&str, Test)] = &[
 fn over_proxy(environment: &Environment, name: &str) -> Result<(Proxy, Cluster), Box<dyn Error>> {
     let server = environment.cluster.server();
     let proxy = Proxy::to(server.trim_start_matches("https://").parse()?)?;
-    let file = environment.folder.join(format!("{name}.kubeconfig"));
-    let text = fs_err::read_to_string(&environment.kubeconfig)?;
+    let file = environment.test.folder.join(format!("{name}.kubeconfig"));
+    let text = fs_err::read_to_string(&environment.test.kubeconfig)?;
     fs_err::write(&file, text.replace(server, &format!("https://{}", proxy.address)))?;
     let options = ConnectOptions { kubeconfig: Some(file), context: None };
     let cluster = environment.runtime.block_on(Cluster::connect(&options))?;

@@ -11,7 +11,9 @@ mod run;
 
 use libtest_mimic::{Arguments, Trial};
 
-use crate::environment::{Environment, why_not};
+use ocne_test_cluster::why_not;
+
+use crate::environment::Environment;
 
 type Test = fn(&Environment) -> Result<(), Box<dyn std::error::Error>>;
 
@@ -22,7 +24,7 @@ fn main() {
     let tests = [run::TESTS, refusals::TESTS, explain::TESTS, limits::TESTS, lost::TESTS].concat();
     let trials = tests.into_iter().map(|(name, test)| {
         if let Some(reason) = &why_not {
-            eprintln!("SKIPPED {name}: {reason}");
+            eprintln!("SKIPPED {name}: {reason} (ignored)");
         }
         let run = move || {
             let environment = environment::shared()?;
@@ -31,6 +33,6 @@ fn main() {
         Trial::test(name, run).with_ignored_flag(why_not.is_some())
     });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
-    environment::stop();
+    ocne_test_cluster::stop();
     conclusion.exit();
 }

@@ -31,13 +31,13 @@ pub const RULES: &str = r#"
 
 fn quota(environment: &Environment) -> Result<(), Box<dyn Error>> {
     let spec = environment.spec("idle");
-    environment.kubectl(&["create", "namespace", &spec.namespace])?;
+    environment.test.kubectl(&["create", "namespace", &spec.namespace])?;
     environment.apply(
         &spec.namespace,
         "{apiVersion: v1, kind: ResourceQuota, metadata: {name: tight}, spec: {hard: {limits.memory: 16Mi}}}",
     )?;
     let is_counted = || {
-        environment.kubectl(&[
+        environment.test.kubectl(&[
             "get",
             "resourcequota",
             "tight",
@@ -69,7 +69,7 @@ fn quota(environment: &Environment) -> Result<(), Box<dyn Error>> {
 
 fn limit_range(environment: &Environment) -> Result<(), Box<dyn Error>> {
     let mut spec = environment.spec("idle");
-    environment.kubectl(&["create", "namespace", &spec.namespace])?;
+    environment.test.kubectl(&["create", "namespace", &spec.namespace])?;
     let range = "{apiVersion: v1, kind: LimitRange, metadata: {name: range}, spec: {limits: [{type: Container, max: {memory: 48Mi}, default: {cpu: 300m}}]}}";
     environment.apply(&spec.namespace, range)?;
     let error = environment.runtime.block_on(environment.cluster.preflight(&spec)).unwrap_err();
@@ -83,7 +83,7 @@ fn limit_range(environment: &Environment) -> Result<(), Box<dyn Error>> {
 
 fn exec_right(environment: &Environment) -> Result<(), Box<dyn Error>> {
     let spec = environment.spec("idle");
-    environment.kubectl(&["create", "namespace", &spec.namespace])?;
+    environment.test.kubectl(&["create", "namespace", &spec.namespace])?;
     let rules = RULES.lines().filter(|line| !line.contains("exec")).collect::<Vec<_>>().join("\n");
     let limited = environment.limited(&spec.namespace, &rules)?;
     let error = environment.runtime.block_on(limited.preflight(&spec)).unwrap_err();
@@ -101,7 +101,7 @@ fn exec_right(environment: &Environment) -> Result<(), Box<dyn Error>> {
 
 fn fewest_rights(environment: &Environment) -> Result<(), Box<dyn Error>> {
     let spec = environment.spec("idle");
-    environment.kubectl(&["create", "namespace", &spec.namespace])?;
+    environment.test.kubectl(&["create", "namespace", &spec.namespace])?;
     let limited = environment.limited(&spec.namespace, RULES)?;
     environment.runtime.block_on(async {
         let plan = limited.preflight(&spec).await?;
@@ -132,7 +132,7 @@ fn fewest_rights(environment: &Environment) -> Result<(), Box<dyn Error>> {
 
 fn no_namespace(environment: &Environment) -> Result<(), Box<dyn Error>> {
     let home = environment.spec("idle").namespace;
-    environment.kubectl(&["create", "namespace", &home])?;
+    environment.test.kubectl(&["create", "namespace", &home])?;
     let limited = environment.limited(&home, RULES)?;
     let spec = environment.spec("idle");
     let error = environment.runtime.block_on(limited.preflight(&spec)).unwrap_err();
@@ -143,7 +143,7 @@ fn no_namespace(environment: &Environment) -> Result<(), Box<dyn Error>> {
 
 fn missing_names(environment: &Environment) -> Result<(), Box<dyn Error>> {
     let mut spec = environment.spec("idle");
-    environment.kubectl(&["create", "namespace", &spec.namespace])?;
+    environment.test.kubectl(&["create", "namespace", &spec.namespace])?;
     spec.priority_class = Some("gold".to_owned());
     let error = environment.runtime.block_on(environment.cluster.preflight(&spec)).unwrap_err();
     assert!(matches!(&error, ClusterError::Refused { rule: Rule::PriorityClass, .. }), "{error}");
@@ -159,8 +159,8 @@ fn connect_with(
     name: &str,
     change: impl Fn(String) -> String,
 ) -> Result<ClusterError, Box<dyn Error>> {
-    let file = environment.folder.join(format!("{name}.kubeconfig"));
-    fs_err::write(&file, change(fs_err::read_to_string(&environment.kubeconfig)?))?;
+    let file = environment.test.folder.join(format!("{name}.kubeconfig"));
+    fs_err::write(&file, change(fs_err::read_to_string(&environment.test.kubeconfig)?))?;
     let options = ConnectOptions { kubeconfig: Some(file), context: None };
     Ok(environment.runtime.block_on(Cluster::connect(&options)).unwrap_err())
 }
@@ -177,9 +177,9 @@ fn wrong_token(environment: &Environment) -> Result<(), Box<dyn Error>> {
 }
 
 fn wrong_authority(environment: &Environment) -> Result<(), Box<dyn Error>> {
-    let file = environment.folder.join("pki/ca.crt");
-    let other = environment.folder.join("other.crt");
-    crate::environment::run(
+    let file = environment.test.folder.join("pki/ca.crt");
+    let other = environment.test.folder.join("other.crt");
+    ocne_test_cluster::run(
         std::process::Command::new("openssl")
             .args([
                 "req",
@@ -193,7 +193,7 @@ fn wrong_authority(environment: &Environment) -> Result<(), Box<dyn Error>> {
                 "/CN=other",
                 "-keyout",
             ])
-            .arg(environment.folder.join("other.key"))
+            .arg(environment.test.folder.join("other.key"))
             .arg("-out")
             .arg(&other),
     )?;

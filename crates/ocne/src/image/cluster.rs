@@ -25,8 +25,8 @@ pub struct ClusterArguments {
     /// Label that the pod's node has to have; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     node_selector: Vec<(String, String)>,
-    /// Taint of nodes that the pod puts up with: KEY[=VALUE][:EFFECT]; may be repeated
-    #[arg(long, value_name = "TAINT")]
+    /// Taint of nodes that the pod puts up with; may be repeated
+    #[arg(long, value_name = "KEY[=VALUE][:EFFECT]")]
     toleration: Vec<TolerationSpec>,
     /// Priority class of the pod
     #[arg(long, value_name = "NAME")]
@@ -37,8 +37,8 @@ pub struct ClusterArguments {
     /// Service account of the pod
     #[arg(long, value_name = "NAME")]
     service_account: Option<String>,
-    /// Scratch volume of the pod: emptydir, memory or pvc[:CLASS]
-    #[arg(long, value_name = "VOLUME", default_value = "emptydir")]
+    /// Scratch volume of the pod: emptydir, memory, or pvc, which may name a storage class
+    #[arg(long, value_name = "VOLUME[:CLASS]", default_value = "emptydir")]
     scratch: Scratch,
     /// Memory that the pod may use, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 256)]
