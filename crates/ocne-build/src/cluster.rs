@@ -7,13 +7,15 @@ use std::time::Duration;
 use ocne_bootimage::{Architecture, Conversion, ConvertOptions};
 use ocne_cluster::{
     BuilderPod, Cluster, ClusterError, ClusterEvent, ConnectOptions, Exec, Leftover, PodEntry, PodSpec,
+    unless_cancelled,
 };
 use ocne_disk::BlockDevice;
 use ocne_transfer::TransferError;
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Runtime;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
+use crate::agent_log::AgentLog;
 use crate::agent_program::agent_program;
 use crate::copy::hex;
 use crate::error::BuildError;
@@ -27,8 +29,10 @@ const ATTEMPTS_MAX: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(500);
 /// How often a running session looks whether it shall end.
 const TICK: Duration = Duration::from_millis(50);
-/// No line of the agent's log is longer.
-const LOG_LINE_BYTES_MAX: usize = 16 << 10;
+/// Bringing a few MB into a pod takes longer only where nothing moves.
+const BRING_TIMEOUT: Duration = Duration::from_mins(1);
+/// How much of what a shell says is kept.
+const OUTPUT_BYTES_MAX: usize = 4 << 10;
 /// What the agent's program is sent in.
 const PIECE_BYTES: usize = 1 << 20;
 /// The container image that has a shell only.
@@ -88,8 +92,13 @@ impl PodBuilder {
         let program = shell.then(|| agent_program(architecture(&settings.pod))).transpose()?;
         events(Event::Note("Preparing pod used to create image".to_owned()));
         let pod = runtime.block_on(async {
-            let cluster = Cluster::connect(&settings.connect).await?;
-            let found = cluster.preflight(&settings.pod).await?;
+            // These make nothing, so they may be left in the middle.
+            let asking = async {
+                let cluster = Cluster::connect(&settings.connect).await?;
+                let found = cluster.preflight(&settings.pod).await?;
+                Ok((cluster, found))
+            };
+            let (cluster, found) = Box::pin(unless_cancelled(cancel, asking)).await?;
             debug!(?found, server = cluster.server(), "the cluster allows it");
             cluster.start(&settings.pod, &|event| tell(event, events), cancel).await
         })?;
@@ -177,14 +186,9 @@ impl PodBuilder {
     ) -> Result<(Conversion, RemoteWork), RemoteError> {
         let (reader, writer, mut stderr, done) = exec.into_blocking(self.runtime.handle().clone());
         let log = self.runtime.spawn(async move {
-            let mut rest = String::new();
+            let mut log = AgentLog::default();
             while let Some(bytes) = stderr.recv().await {
-                rest.push_str(&String::from_utf8_lossy(&bytes));
-                while let Some((line, after)) = rest.split_once('\n') {
-                    log_line(line);
-                    rest = after.to_owned();
-                }
-                rest.truncate(LOG_LINE_BYTES_MAX);
+                log.take(&bytes);
             }
         });
         let over = AtomicBool::new(false);
@@ -215,28 +219,14 @@ impl PodBuilder {
         let mut attempt = 1;
         loop {
             let command = ["sh", "-c", BRING, digest.as_str()];
-            let result = self.runtime.block_on(async {
-                let mut exec = pod.exec(&command).await?;
-                for piece in program.chunks(PIECE_BYTES) {
-                    // A program that ended early says why below.
-                    if cancel.load(Ordering::Relaxed) || exec.stdin.send(piece.to_vec()).await.is_err() {
-                        break;
-                    }
-                }
-                drop(exec.stdin);
-                let mut said = Vec::new();
-                while let Some(bytes) = exec.stderr.recv().await {
-                    said.extend(bytes);
-                    said.truncate(4096);
-                }
-                let mut out = Vec::new();
-                while let Some(bytes) = exec.stdout.recv().await {
-                    out.extend(bytes);
-                    out.truncate(4096);
-                }
-                let _ = exec.done.await;
-                Ok::<_, ClusterError>((out, said))
-            });
+            let result = self.runtime.block_on(unless_cancelled(cancel, async {
+                let bringing = run_with_input(pod, &command, program);
+                tokio::time::timeout(BRING_TIMEOUT, bringing).await.unwrap_or_else(|_| {
+                    let reason =
+                        format!("the agent's program has not arrived after {} s", BRING_TIMEOUT.as_secs());
+                    Err(ClusterError::ConnectionLost { pod: pod.name().to_owned(), reason })
+                })
+            }));
             if cancel.load(Ordering::Relaxed) {
                 return Err(BuildError::Interrupted);
             }
@@ -263,34 +253,45 @@ impl PodBuilder {
 
     /// Removes the pod, or says how to look into it.
     pub fn finish(mut self, events: Events<'_>) {
-        let Some(pod) = self.pod.take() else { return };
-        if self.settings.keep_pod {
-            events(Event::Note(format!(
-                "The pod is kept: `kubectl --namespace {ns} logs {name}`, `kubectl --namespace {ns} exec -it {name} -- sh`; `ocne gc --yes` removes it",
-                ns = pod.namespace(),
-                name = pod.name(),
-            )));
-            return;
+        match self.close() {
+            Closed::Removed => {}
+            Closed::Kept(words) => events(Event::Note(words)),
+            Closed::Left(words) => events(Event::Warning(words)),
         }
-        if let Err(e) = self.runtime.block_on(pod.remove()) {
-            events(Event::Warning(format!(
-                "the pod {}/{} could not be removed: {e}; it ends by itself when it hears nobody for {} s",
-                pod.namespace(),
-                pod.name(),
+    }
+
+    fn close(&mut self) -> Closed {
+        let Some(pod) = self.pod.take() else { return Closed::Removed };
+        let (namespace, name) = (pod.namespace(), pod.name());
+        if self.settings.keep_pod {
+            return Closed::Kept(format!(
+                "The pod is kept: `kubectl --namespace {namespace} logs {name}`, `kubectl --namespace {namespace} exec -it {name} -- sh`; `ocne gc --yes --running` removes it",
+            ));
+        }
+        match self.runtime.block_on(pod.remove()) {
+            Ok(()) => Closed::Removed,
+            Err(e) => Closed::Left(format!(
+                "the pod {namespace}/{name} could not be removed: {e}; it ends by itself when it hears nobody for {} s",
                 self.settings.pod.idle_timeout.as_secs(),
-            )));
+            )),
         }
     }
 }
 
+/// What became of a pod.
+enum Closed {
+    Removed,
+    Kept(String),
+    Left(String),
+}
+
 impl Drop for PodBuilder {
-    /// Removes the pod of a build that failed.
+    /// Removes the pod of a build that failed, or says how to look into it.
     fn drop(&mut self) {
-        if let Some(pod) = self.pod.take()
-            && !self.settings.keep_pod
-            && let Err(e) = self.runtime.block_on(pod.remove())
-        {
-            warn!("the pod {}/{} could not be removed: {e}", pod.namespace(), pod.name());
+        match self.close() {
+            Closed::Removed => {}
+            Closed::Kept(words) => info!("{words}"),
+            Closed::Left(words) => warn!("{words}"),
         }
     }
 }
@@ -319,6 +320,33 @@ fn runtime() -> Result<Runtime, BuildError> {
     runtime.map_err(|source| BuildError::Io { action: "start the network", source })
 }
 
+/// Runs a program in a pod with this input; the beginning of what it says on its outputs.
+async fn run_with_input(
+    pod: &BuilderPod,
+    command: &[&str],
+    input: &[u8],
+) -> Result<(Vec<u8>, Vec<u8>), ClusterError> {
+    let Exec { stdin, mut stdout, mut stderr, done, .. } = pod.exec(command).await?;
+    for piece in input.chunks(PIECE_BYTES) {
+        // A program that ended early says why.
+        if stdin.send(piece.to_vec()).await.is_err() {
+            break;
+        }
+    }
+    drop(stdin);
+    let (mut out, mut said) = (Vec::new(), Vec::new());
+    while let Some(bytes) = stderr.recv().await {
+        said.extend(bytes);
+        said.truncate(OUTPUT_BYTES_MAX);
+    }
+    while let Some(bytes) = stdout.recv().await {
+        out.extend(bytes);
+        out.truncate(OUTPUT_BYTES_MAX);
+    }
+    let _ = done.await; // its status proves nothing
+    Ok((out, said))
+}
+
 fn architecture(pod: &PodSpec) -> Architecture {
     if pod.node_architecture == Architecture::Arm64.name() {
         Architecture::Arm64
@@ -336,13 +364,6 @@ fn tell(event: ClusterEvent, events: Events<'_>) {
         }
         event => debug!(?event, "in the cluster"),
     }
-}
-
-/// A line of the agent's log: JSON, or the words of whatever runs instead of it.
-fn log_line(line: &str) {
-    let parsed: Option<serde_json::Value> = serde_json::from_str(line).ok();
-    let message = parsed.as_ref().and_then(|value| value["message"].as_str()).unwrap_or(line);
-    debug!("in the pod: {}", message.escape_debug());
 }
 
 fn with_causes(error: &dyn std::error::Error) -> String {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ocne_bootimage::{Architecture, Conversion, ConvertOptions};
 use ocne_disk::{
@@ -43,6 +43,9 @@ pub struct Created {
     pub size_bytes: u64,
 }
 
+/// How often two things that run at once look at each other.
+const TICK: Duration = Duration::from_millis(50);
+
 /// Builds an image.
 ///
 /// Nothing has the output's name before all of it was written, synced, read back and opened. `cancel` is
@@ -62,20 +65,9 @@ pub fn create(
     let output = OutputFile::create(&request.target(architecture)?)?;
     let report_file = request.report.as_deref().map(OutputFile::create).transpose()?;
     let mut timings = Timings::default();
-    // The pod starts while the image is fetched.
     let mut run = Run { request, architecture, output: &output, events, cancel, pod: None };
-    let (pod, source) = thread::scope(|scope| {
-        let pod = scope.spawn(|| {
-            let started = Instant::now();
-            (start_pod(request, events, cancel), milliseconds(started.elapsed()))
-        });
-        let source = run.fetch(&mut timings);
-        (pod.join().unwrap_or_else(|panic| resume_unwind(panic)), source)
-    });
-    let (pod, pod_milliseconds) = pod;
-    run.pod = pod?;
-    timings.pod = run.pod.as_ref().map(|_| pod_milliseconds);
-    let mut source = source?;
+    let (pod, mut source) = prepare(&run, &mut timings)?;
+    run.pod = pod;
     let mut built = run.build(&source, &mut timings);
     if let Err(BuildError::CacheDamaged { path, .. }) = &built {
         events(Event::Warning(format!(
@@ -83,7 +75,7 @@ pub fn create(
             path.display()
         )));
         discard(&request.source, path)?;
-        source = run.fetch(&mut timings)?;
+        source = run.fetch(cancel, &mut timings)?;
         built = run.build(&source, &mut timings);
     }
     let built = built?;
@@ -108,6 +100,47 @@ pub fn create(
         pod.finish(events);
     }
     Ok(Created { path, size_bytes })
+}
+
+/// Fetches the image, while the pod starts if there is to be one. When one of the two fails, the other is ended: nobody
+/// wants to wait for a download to hear that the cluster refuses the pod, nor the other way round.
+fn prepare(run: &Run<'_>, timings: &mut Timings) -> Result<(Option<PodBuilder>, BootSource), BuildError> {
+    if matches!(run.request.builder, Builder::Local) {
+        return run.fetch(run.cancel, timings).map(|source| (None, source));
+    }
+    let stop: Arc<AtomicBool> = Arc::default();
+    let over = AtomicBool::new(false);
+    let (pod, milliseconds, source) = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                if run.cancel.load(Ordering::Relaxed) {
+                    stop.store(true, Ordering::Relaxed);
+                }
+                thread::sleep(TICK);
+            }
+        });
+        let pod = scope.spawn(|| {
+            let started = Instant::now();
+            let pod = start_pod(run.request, run.events, &stop);
+            stop.fetch_or(pod.is_err(), Ordering::Relaxed);
+            (pod, milliseconds(started.elapsed()))
+        });
+        let source = run.fetch(&stop, timings);
+        stop.fetch_or(source.is_err(), Ordering::Relaxed);
+        let (pod, milliseconds) = pod.join().unwrap_or_else(|panic| resume_unwind(panic));
+        over.store(true, Ordering::Relaxed);
+        (pod, milliseconds, source)
+    });
+    run.look()?;
+    match (pod, source) {
+        (Ok(pod), Ok(source)) => {
+            timings.pod = pod.as_ref().map(|_| milliseconds);
+            Ok((pod, source))
+        }
+        // The one that was ended says only that.
+        (Err(e), Err(other)) if e.kind() == FailureKind::Interrupted => Err(other),
+        (Err(e), _) | (Ok(_), Err(e)) => Err(e),
+    }
 }
 
 /// Starts the pod of a build, if it is to be in one.
@@ -195,9 +228,9 @@ impl Run<'_> {
         Ok(result)
     }
 
-    fn fetch(&self, timings: &mut Timings) -> Result<BootSource, BuildError> {
+    fn fetch(&self, cancel: &Arc<AtomicBool>, timings: &mut Timings) -> Result<BootSource, BuildError> {
         self.stage(Stage::Fetch, None, &mut timings.fetch, || {
-            obtain(&self.request.source, self.events, self.cancel)
+            obtain(&self.request.source, self.events, cancel)
         })
     }
 

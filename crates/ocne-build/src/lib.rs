@@ -4,6 +4,7 @@
 //! the output is written once, as a copy of the source with the changes on top, under a temporary name, synced,
 //! read back, compared, opened, and renamed.
 
+mod agent_log;
 mod agent_program;
 mod cluster;
 mod copy;

@@ -9,7 +9,7 @@ use crate::refusal::{Rule, words};
 /// No request of ours takes long; one that does has lost its connection.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// An API server that restarts is back within that.
-const PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// How a request failed.

@@ -39,4 +39,5 @@ pub use preflight::{NamespaceState, NodeCount, Preflight, QuotaRoom};
 pub use refusal::Rule;
 pub use scratch::{Scratch, ScratchError};
 pub use spec::{PodEntry, PodSpec};
+pub use start::unless_cancelled;
 pub use toleration::{TolerationError, TolerationSpec};

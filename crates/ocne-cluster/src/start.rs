@@ -10,7 +10,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 use kube::api::{ListParams, PostParams};
 
-use crate::api::{Failure, once, optional, patiently};
+use crate::api::{Failure, PATIENCE, once, optional, patiently};
 use crate::cluster::Cluster;
 use crate::error::ClusterError;
 use crate::event::ClusterEvent;
@@ -24,8 +24,6 @@ use crate::wait::{Patience, Standing, standing, without_pod};
 const FIRST_POLLS: Duration = Duration::from_millis(200);
 const LATER_POLLS: Duration = Duration::from_millis(500);
 const TICK: Duration = Duration::from_millis(50);
-/// An API server that restarts is back within that.
-const PATIENCE: Duration = Duration::from_mins(1);
 
 type Events<'a> = &'a (dyn Fn(ClusterEvent) + Sync);
 
@@ -95,6 +93,7 @@ impl Cluster {
         let parameters = PostParams::default();
         let start = Instant::now();
         let mut has_namespace = false;
+        let mut told = None;
         loop {
             if cancel.load(Ordering::Relaxed) {
                 return Err(ClusterError::Interrupted);
@@ -109,6 +108,11 @@ impl Cluster {
                     has_namespace = true;
                 }
                 Err(failure) if failure.is_transient() && start.elapsed() < PATIENCE => {
+                    let reason = failure.reason();
+                    if told.as_ref() != Some(&reason) {
+                        events(ClusterEvent::Retrying { reason: reason.clone() });
+                        told = Some(reason);
+                    }
                     tokio::time::sleep(LATER_POLLS).await;
                 }
                 Err(failure) => {
@@ -217,8 +221,11 @@ fn with_time(error: ClusterError, elapsed: Duration) -> ClusterError {
     }
 }
 
-/// Waits for a future, but not longer than somebody wants it to end.
-async fn unless_cancelled<T>(
+/// Waits for a future, but not longer than until somebody wants it to end.
+///
+/// # Errors
+/// [`ClusterError::Interrupted`] then, and those of the future.
+pub async fn unless_cancelled<T>(
     cancel: &AtomicBool,
     future: impl Future<Output = Result<T, ClusterError>>,
 ) -> Result<T, ClusterError> {

@@ -12,6 +12,7 @@ const VERBS: &[&[&str]] = &[
     &["image", "cache"],
     &["image", "cache", "list"],
     &["image", "cache", "prune"],
+    &["gc"],
     &["config"],
     &["config", "show"],
     &["completion"],

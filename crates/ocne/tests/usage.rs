@@ -25,9 +25,12 @@ fn values_that_cannot_be_meant() {
     let create = |flag: &'static str, value: &'static str| ["image", "create", flag, value];
     refused(&create("--output", "-"), "cannot go to standard output");
     refused(&create("--output", ""), "it needs a name");
-    refused(&create("--builder", "cluster"), "comes with a later release");
     refused(&create("--builder", "libvirt"), "comes with a later release");
-    refused(&create("--builder", "pod"), "possible values: auto, local");
+    refused(&create("--builder", "pod"), "possible values: auto, local, cluster");
+    refused(&create("--pod-memory", "0"), "16..=1048576");
+    refused(&create("--idle-timeout", "0"), "1..=604800");
+    refused(&create("--toleration", "a=b:Sometimes"), "Sometimes");
+    refused(&create("--scratch", "disk"), "disk");
     refused(&create("--kernel-args", "a\nb"), "one line");
     refused(&create("--ignition-provider", "a b"), "one word");
     refused(&create("--ignition-provider", ""), "one word");

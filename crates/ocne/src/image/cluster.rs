@@ -41,20 +41,25 @@ pub struct ClusterArguments {
     #[arg(long, value_name = "VOLUME[:CLASS]", default_value = "emptydir")]
     scratch: Scratch,
     /// Memory that the pod may use, in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 256)]
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(16..=1 << 20))]
     pod_memory: u64,
     /// Seconds that the pod may wait for a node and its image
-    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = seconds())]
     pod_wait: u64,
     /// Seconds after which the cluster ends the pod, whatever it does
-    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = seconds())]
     pod_deadline: u64,
     /// Seconds after which the pod ends by itself when it hears nobody
-    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = seconds())]
     idle_timeout: u64,
     /// Leave the pod when the build ends, and say how to look into it
     #[arg(long)]
     keep_pod: bool,
+}
+
+/// A time: at least a second, at most a week.
+fn seconds() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..=604_800)
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {
@@ -70,6 +75,10 @@ impl ClusterArguments {
         let pod = &mut cluster.pod;
         pod.namespace.clone_from(&self.namespace);
         pod.node_selector = self.node_selector.iter().cloned().collect();
+        // The agent's program has to be one for that node.
+        if let Some(architecture) = pod.node_selector.get("kubernetes.io/arch") {
+            pod.node_architecture.clone_from(architecture);
+        }
         pod.tolerations.clone_from(&self.toleration);
         pod.priority_class.clone_from(&self.priority_class);
         pod.image_pull_secrets.clone_from(&self.image_pull_secret);
