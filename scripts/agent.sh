@@ -9,7 +9,7 @@ built=$profile
 export RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static"
 archs=("$@")
 ((${#archs[@]})) || archs=(amd64 arm64)
-missing=()
+missing=() host=$(rustc -vV | sed -n 's/^host: //p')
 for arch in "${archs[@]}"; do
 	case $arch in
 	amd64) triple=x86_64-unknown-linux-gnu gcc=x86_64-linux-gnu-gcc ;;
@@ -24,8 +24,10 @@ for arch in "${archs[@]}"; do
 		missing+=("$arch: $gcc; hint: make setup")
 		continue
 	fi
-	name=${triple//-/_}
-	env "CARGO_TARGET_${name^^}_LINKER=$gcc" "CC_$name=$gcc" \
+	name=${triple//-/_} tools=()
+	# Not for this machine's own: another linker makes cargo build all build scripts anew, and the next plain build again.
+	[[ $triple == "$host" ]] || tools=("CARGO_TARGET_${name^^}_LINKER=$gcc" "CC_$name=$gcc")
+	env "${tools[@]}" \
 		cargo build --profile "$profile" --locked --package ocne-agent --target "$triple"
 	mkdir -p "$target/$built"
 	cp "$target/$triple/$built/ocne-agent" "$target/$built/ocne-agent-$arch"
