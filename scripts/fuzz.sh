@@ -15,9 +15,13 @@ export RUSTC_BOOTSTRAP=1
 failed=()
 for t in "${targets[@]}"; do
 	echo "fuzz: $t for $seconds s"
-	cargo fuzz run --sanitizer none "$t" -- -max_total_time="$seconds" -rss_limit_mb=2048 -timeout=20 -print_final_stats=1 2>&1 |
-		grep -E 'stat::number_of_executed_units|stat::peak_rss_mb|SUMMARY|panicked|artifact|error' || true
-	if ((PIPESTATUS[0])); then failed+=("$t"); fi
+	log=$(mktemp)
+	if ! cargo fuzz run --sanitizer none "$t" -- -max_total_time="$seconds" -rss_limit_mb=2048 -timeout=20 -print_final_stats=1 >"$log" 2>&1; then
+		failed+=("$t")
+		tail -n 40 "$log"
+	fi
+	grep -E 'stat::number_of_executed_units|stat::peak_rss_mb' "$log" || true
+	rm -f "$log"
 done
 if ((${#failed[@]})); then
 	echo "fuzz: failed: ${failed[*]}; the inputs are in fuzz/artifacts" >&2

@@ -35,11 +35,11 @@ fn seal(bytes: &mut [u8], at: usize, sector: usize) -> Option<()> {
     let len = u32_at(bytes, 80)?.checked_mul(u32_at(bytes, 84)?)?;
     if let Some(entries) = array.checked_add(len).and_then(|end| bytes.get(array..end)) {
         let sum = crc32fast::hash(entries);
-        bytes[at + 88..at + 92].copy_from_slice(&sum.to_le_bytes());
+        bytes.get_mut(at + 88..at + 92)?.copy_from_slice(&sum.to_le_bytes());
     }
     let header = u32_at(bytes, 12)?;
-    bytes[at + 16..at + 20].fill(0);
+    bytes.get_mut(at + 16..at + 20)?.fill(0);
     let sum = crc32fast::hash(bytes.get(at..at.checked_add(header)?)?);
-    bytes[at + 16..at + 20].copy_from_slice(&sum.to_le_bytes());
+    bytes.get_mut(at + 16..at + 20)?.copy_from_slice(&sum.to_le_bytes());
     Some(())
 }

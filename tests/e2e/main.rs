@@ -9,6 +9,8 @@ mod boot;
 mod cluster;
 mod damage;
 mod interrupt;
+mod pod_refusals;
+mod pod_transfer;
 mod support;
 mod variants;
 
@@ -26,7 +28,10 @@ fn main() -> ExitCode {
     let here = libtest_mimic::run(&arguments, trials);
     // By themselves: the mount namespaces of a node and its pods keep copies of what is mounted when they are made, and
     // a file system that a fixture unmounts meanwhile would stay open there, its log not yet written back.
-    let on_the_cluster = libtest_mimic::run(&arguments, cluster::trials(&bench));
+    let mut trials = cluster::trials(&bench);
+    trials.extend(pod_refusals::trials(&bench));
+    trials.extend(pod_transfer::trials(&bench));
+    let on_the_cluster = libtest_mimic::run(&arguments, trials);
     ocne_test_cluster::stop();
     if here.has_failed() { here.exit_code() } else { on_the_cluster.exit_code() }
 }

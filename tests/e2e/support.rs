@@ -90,22 +90,7 @@ impl Bench {
 
     /// A new folder for a test, with a home and an output folder that belong to the ordinary user.
     pub fn case(&self, name: &str) -> Result<Case, Failed> {
-        let dir = self.0.dir.path().join(name);
-        fs_err::create_dir(&dir)?;
-        let case = Case {
-            program: self.0.program.clone(),
-            home: dir.join("home"),
-            out: dir.join("out"),
-            boot: dir.join("boot.qcow2"),
-            archive: dir.join("boot.oci-archive"),
-            arch: "amd64",
-            dir,
-        };
-        for d in [&case.home, &case.out] {
-            fs_err::create_dir(d)?;
-            chown(d, Some(NOBODY), Some(NOBODY))?;
-        }
-        Ok(case)
+        Case::new(&self.0.program, self.0.dir.path().join(name))
     }
 }
 
@@ -139,6 +124,29 @@ impl Drop for Case {
 }
 
 impl Case {
+    fn new(program: &Path, dir: PathBuf) -> Result<Self, Failed> {
+        fs_err::create_dir(&dir)?;
+        let case = Self {
+            program: program.to_owned(),
+            home: dir.join("home"),
+            out: dir.join("out"),
+            boot: dir.join("boot.qcow2"),
+            archive: dir.join("boot.oci-archive"),
+            arch: "amd64",
+            dir,
+        };
+        for d in [&case.home, &case.out] {
+            fs_err::create_dir(d)?;
+            chown(d, Some(NOBODY), Some(NOBODY))?;
+        }
+        Ok(case)
+    }
+
+    /// A folder like this one, beside it.
+    pub fn another(&self, name: &str) -> Result<Self, Failed> {
+        Self::new(&self.program, self.dir.with_file_name(name))
+    }
+
     pub fn result(&self) -> PathBuf {
         self.out.join("boot.oci")
     }

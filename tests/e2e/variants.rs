@@ -8,18 +8,20 @@ use crate::support::{Bench, assert_refused, fixtures, must, text};
 const KERNEL_ARGS: &str = "e2e.karg=1 quiet";
 
 #[derive(Clone)]
-struct Variant {
-    name: String,
-    refuse: bool,
-    options: String,
+pub(crate) struct Variant {
+    pub name: String,
+    pub refuse: bool,
+    pub options: String,
+}
+
+/// The published variants.
+pub(crate) fn all() -> Vec<Variant> {
+    let list = fs_err::read_to_string(fixtures().join("ock-variants.txt")).expect("the list of variants");
+    list.lines().filter_map(parse).collect()
 }
 
 pub fn trials(bench: &Bench) -> Vec<Trial> {
-    let list = fs_err::read_to_string(fixtures().join("ock-variants.txt")).expect("the list of variants");
-    list.lines()
-        .filter_map(parse)
-        .map(|v| bench.trial(format!("variant::{}", v.name), &[], move |b| run(b, &v)))
-        .collect()
+    all().into_iter().map(|v| bench.trial(format!("variant::{}", v.name), &[], move |b| run(b, &v))).collect()
 }
 
 /// `NAME EXPECT OPTIONS`; `BOTH "…"` stands for the options of both file systems.

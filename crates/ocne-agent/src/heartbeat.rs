@@ -17,6 +17,11 @@ const TICK: Duration = Duration::from_millis(250);
 /// A session touches the file at most this often.
 const TOUCH_EVERY: Duration = Duration::from_secs(1);
 
+/// The pod's scratch volume.
+pub fn scratch_folder() -> PathBuf {
+    std::env::var_os("OCNE_AGENT_SCRATCH").unwrap_or_else(|| SCRATCH.into()).into()
+}
+
 /// The sign of life that processes of one pod share.
 #[derive(Debug)]
 pub struct Heartbeat {
@@ -27,8 +32,7 @@ pub struct Heartbeat {
 impl Heartbeat {
     /// The pod's.
     pub fn new() -> Self {
-        let folder = std::env::var_os("OCNE_AGENT_SCRATCH").unwrap_or_else(|| SCRATCH.into());
-        Self { path: PathBuf::from(folder).join("heartbeat"), touched: None }
+        Self { path: scratch_folder().join("heartbeat"), touched: None }
     }
 
     /// Says that a client was heard.

@@ -6,6 +6,7 @@
 //! shell only: it proves its digest, and has the shell start `wait`. Standard error has JSON lines for the client's log.
 
 mod heartbeat;
+mod image_file;
 mod log;
 mod session;
 mod wake;

@@ -2,12 +2,15 @@
 
 use std::error::Error;
 use std::io::{self, Read};
+use std::sync::atomic::AtomicBool;
 
-use ocne_bootimage::{ConvertError, ConvertOptions, convert};
-use ocne_transfer::messages::{Failure, Job, Mode};
-use ocne_transfer::{Channel, TransferError, agent};
+use ocne_bootimage::{Conversion, ConvertError, ConvertEvent, ConvertOptions, convert};
+use ocne_disk::{BlockWrite as _, PatchedFile, Qcow2};
+use ocne_transfer::messages::{Failure, Job, Mode, WholeFile};
+use ocne_transfer::{CODE_AGAIN, Channel, TransferError, agent, receive_whole, sha256_of, with_causes};
 
-use crate::heartbeat::Heartbeat;
+use crate::heartbeat::{Heartbeat, scratch_folder};
+use crate::image_file::ImageFile;
 use crate::log;
 
 /// Name and version, for the client's log.
@@ -41,51 +44,88 @@ where
     R: Read + Send,
     W: io::Write + Send,
 {
-    let options: ConvertOptions = match serde_json::from_value(job.options) {
+    let options: ConvertOptions = match serde_json::from_value(job.options.clone()) {
         Ok(options) => options,
         Err(e) => {
             let message = format!("the options of the conversion make no sense to {PROGRAM}: {e}");
-            channel.give_up(&Failure { code: "options".into(), message: message.clone(), hint: None });
-            return Err(TransferError::Protocol { reason: message });
+            return Err(give_up(&mut channel, Failure { code: "options".into(), message, hint: None }));
         }
     };
-    if job.mode != Mode::Blocks {
-        let message = format!("{PROGRAM} cannot take a whole image");
-        channel.give_up(&Failure { code: "mode".into(), message: message.clone(), hint: None });
-        return Err(TransferError::Protocol { reason: message });
-    }
-    let device = agent::RemoteDevice::new(channel, job.size_bytes);
-    let converted = convert(&device, &options, &|event| log::info(&format!("{event:?}")));
-    let mut channel = device.into_channel();
-    match converted {
-        Ok(conversion) => {
-            let report = serde_json::to_value(&conversion)
-                .map_err(|e| TransferError::Protocol { reason: format!("the report: {e}") })?;
-            agent::deliver(&mut channel, &conversion.changes, report)
+    match job.mode {
+        Mode::Blocks => {
+            let device = agent::RemoteDevice::new(channel, job.size_bytes);
+            let converted = convert(&device, &options, &tell);
+            let mut channel = device.into_channel();
+            match converted {
+                Ok(conversion) => {
+                    agent::deliver(&mut channel, &conversion.changes, report(&conversion)?, None)
+                }
+                Err(error) => Err(give_up(&mut channel, failure(&error))),
+            }
         }
-        Err(error) => {
-            channel.give_up(&failure(&error));
-            Err(TransferError::Peer { code: "convert".into(), message: with_causes(&error), hint: None })
+        Mode::Full => {
+            let mut image = match ImageFile::open(&scratch_folder(), &job.key.unwrap_or_default()) {
+                Ok(image) => image,
+                Err(failure) => return Err(give_up(&mut channel, failure)),
+            };
+            let never = AtomicBool::new(false); // this program ends with its input
+            match receive_whole(&mut channel, &mut image.file, job.size_bytes, &never, &mut |_| {}) {
+                Err(TransferError::NotAsSent) => {
+                    image.file.set_len(0).map_err(TransferError::File)?;
+                    let (code, message) = (CODE_AGAIN.into(), TransferError::NotAsSent.to_string());
+                    return Err(give_up(&mut channel, Failure { code, message, hint: None }));
+                }
+                Err(error @ TransferError::File(_)) => {
+                    let hint = Some("give the pod another scratch volume with `--scratch`".to_owned());
+                    let message = with_causes(&error);
+                    return Err(give_up(&mut channel, Failure { code: "scratch".into(), message, hint }));
+                }
+                Err(error @ TransferError::Protocol { .. }) => {
+                    let (code, message) = ("protocol".into(), with_causes(&error));
+                    return Err(give_up(&mut channel, Failure { code, message, hint: None }));
+                }
+                received => received?,
+            };
+            match convert_file(&image, &options) {
+                Ok((conversion, output)) => {
+                    agent::deliver(&mut channel, &conversion.changes, report(&conversion)?, Some(output))
+                }
+                Err(failure) => Err(give_up(&mut channel, failure)),
+            }
         }
     }
+}
+
+/// Converts the image in a file; the file stays as it is.
+fn convert_file(image: &ImageFile, options: &ConvertOptions) -> Result<(Conversion, WholeFile), Failure> {
+    let refused = |e: &dyn Error| Failure { code: "image".into(), message: with_causes(e), hint: None };
+    let mut qcow2 = Qcow2::open(&image.path).map_err(|e| refused(&e))?;
+    let conversion = convert(&qcow2, options, &tell).map_err(|e| failure(&e))?;
+    for (&at, bytes) in &conversion.changes {
+        qcow2.write_at(at, bytes).map_err(|e| refused(&e))?;
+    }
+    let plan = qcow2.plan_commit().map_err(|e| refused(&e))?;
+    let patches = plan.patches();
+    let output = PatchedFile::new(&image.file, &patches, plan.file_size_bytes).map_err(|e| refused(&e))?;
+    let sha256 = sha256_of(&output, &AtomicBool::new(false)).map_err(|e| refused(&e))?;
+    Ok((conversion, WholeFile { size_bytes: output.size_bytes(), sha256 }))
+}
+
+fn report(conversion: &Conversion) -> Result<serde_json::Value, TransferError> {
+    serde_json::to_value(conversion)
+        .map_err(|e| TransferError::Protocol { reason: format!("the report: {e}") })
+}
+
+fn tell(event: ConvertEvent) {
+    log::info(&format!("{event:?}"));
+}
+
+/// Tells the client why this ends.
+fn give_up<R: Read, W: io::Write>(channel: &mut Channel<R, W>, failure: Failure) -> TransferError {
+    channel.give_up(&failure);
+    failure.into()
 }
 
 fn failure(error: &ConvertError) -> Failure {
     Failure { code: "convert".into(), message: with_causes(error), hint: error.hint().map(str::to_owned) }
-}
-
-/// An error with everything that led to it, in one line.
-fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(e) = cause {
-        let line = e.to_string();
-        // Some errors have their cause in their own words.
-        if !text.contains(&line) {
-            text.push_str(": ");
-            text.push_str(&line);
-        }
-        cause = e.source();
-    }
-    text
 }

@@ -7,12 +7,13 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use ocne_bootimage::{ConvertOptions, ImageKind, convert};
-use ocne_build::{RemoteError, convert_remotely};
+use ocne_bootimage::{Conversion, ConvertOptions, ImageKind, convert};
+use ocne_build::{RemoteError, RemoteWork, Way, convert_remotely};
 use ocne_container::{FetchOptions, Fetcher, Platform};
-use ocne_disk::{BlockDevice, DeviceError, Qcow2, ReadRequest};
+use ocne_disk::{BlockDevice, BlockWrite as _, DeviceError, Qcow2, ReadRequest};
 use ocne_transfer::TransferError;
 use ocne_xfs::Timestamp;
+use sha2::{Digest as _, Sha256};
 
 /// The boot image of the repository as a file.
 fn boot_image(folder: &Path) -> PathBuf {
@@ -66,7 +67,7 @@ fn the_same_conversion_as_here_in_few_rounds() {
     let mut agent = agent(dir.path());
     let (stdin, stdout) = (agent.stdin.take().unwrap(), agent.stdout.take().unwrap());
     let cancel = AtomicBool::new(false);
-    let (there, work) = convert_remotely(stdout, stdin, &image, &options(), &cancel).unwrap();
+    let (there, work) = convert_remotely(stdout, stdin, &image, &options(), Way::Blocks, &cancel).unwrap();
     assert_eq!(there, here);
     assert!(work.rounds <= 40, "{work:?}");
     let (good, log) = finish(agent);
@@ -74,6 +75,63 @@ fn the_same_conversion_as_here_in_few_rounds() {
     // Every line of its log is JSON for the client's log.
     assert!(log.lines().all(|l| l.starts_with("{\"level\":\"info\"")), "{log}");
     assert!(dir.path().join("heartbeat").exists());
+}
+
+/// A file that kills the agent when so much of it was sent, and what a session says then.
+fn send_whole_file(
+    dir: &Path,
+    path: &Path,
+    key: &str,
+    kill_at_bytes: u64,
+) -> Result<(Conversion, RemoteWork), RemoteError> {
+    let (image, file) = (Qcow2::open(path).unwrap(), fs_err::File::open(path).unwrap());
+    let mut agent = agent(dir);
+    let (stdin, stdout) = (agent.stdin.take().unwrap(), agent.stdout.take().unwrap());
+    let mut sent = |bytes| {
+        if bytes >= kill_at_bytes {
+            agent.kill().unwrap();
+        }
+    };
+    let way = Way::Full { file: &file, key, sent: &mut sent };
+    let result = convert_remotely(stdout, stdin, &image, &options(), way, &AtomicBool::new(false));
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    result
+}
+
+#[test]
+fn a_whole_image_is_sent_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = boot_image(dir.path());
+    let here = convert(&Qcow2::open(&path).unwrap(), &options(), &|_| {}).unwrap();
+    let size_bytes = fs_err::metadata(&path).unwrap().len();
+    for kill_at_bytes in [1, size_bytes / 2, size_bytes] {
+        let error = send_whole_file(dir.path(), &path, "a", kill_at_bytes).unwrap_err();
+        assert!(matches!(&error, RemoteError::Transfer(TransferError::Lost(_))), "{error}");
+    }
+    let (there, work) = send_whole_file(dir.path(), &path, "a", u64::MAX).unwrap();
+    assert_eq!(there, here);
+    // All of it was there from the last session that was cut.
+    assert!(work.traffic.sent_bytes < size_bytes / 2, "{work:?} of {size_bytes}");
+    // What is there of another image is of no use: it is noticed, forgotten, and sent again.
+    let mut other = fs_err::read(&path).unwrap();
+    other.truncate(other.len() / 2);
+    fs_err::write(dir.path().join("image.qcow2"), [other.as_slice(), &[1; 512]].concat()).unwrap();
+    let error = send_whole_file(dir.path(), &path, "a", u64::MAX).unwrap_err();
+    assert!(matches!(&error, RemoteError::Transfer(e) if e.is_transient()), "{error}");
+    assert_eq!(send_whole_file(dir.path(), &path, "a", u64::MAX).unwrap().0, here);
+    // The image that the agent would have written is the one that is written here.
+    let mut qcow2 = Qcow2::open(&path).unwrap();
+    for (&at, bytes) in &here.changes {
+        qcow2.write_at(at, bytes).unwrap();
+    }
+    let plan = qcow2.plan_commit().unwrap();
+    fs_err::copy(&path, dir.path().join("converted")).unwrap();
+    plan.apply(&fs_err::OpenOptions::new().write(true).open(dir.path().join("converted")).unwrap()).unwrap();
+    let converted = fs_err::read(dir.path().join("converted")).unwrap();
+    let output = work.output.unwrap();
+    assert_eq!(output.size_bytes, converted.len() as u64);
+    assert_eq!(output.sha256, ocne_transfer::messages::hex(&Sha256::digest(&converted)));
 }
 
 #[test]
@@ -84,7 +142,8 @@ fn why_an_image_is_refused_is_said_here() {
     let (stdin, stdout) = (agent.stdin.take().unwrap(), agent.stdout.take().unwrap());
     let wrong = ConvertOptions { architecture: Some(ocne_bootimage::Architecture::Arm64), ..options() };
     let here = convert(&image, &wrong, &|_| {}).unwrap_err();
-    let there = convert_remotely(stdout, stdin, &image, &wrong, &AtomicBool::new(false)).unwrap_err();
+    let there =
+        convert_remotely(stdout, stdin, &image, &wrong, Way::Blocks, &AtomicBool::new(false)).unwrap_err();
     assert!(there.to_string().starts_with(&here.to_string()), "{there}");
     assert_eq!(there.hint().as_deref(), here.hint());
     assert!(!finish(agent).0);
@@ -118,7 +177,8 @@ fn an_agent_that_dies_is_an_error_that_may_pass() {
         let mut agent = agent(dir.path());
         let (stdin, stdout) = (agent.stdin.take().unwrap(), agent.stdout.take().unwrap());
         let device = Killing { disk: &image, agent: Mutex::new((agent, reads)) };
-        let e = convert_remotely(stdout, stdin, &device, &options(), &AtomicBool::new(false)).unwrap_err();
+        let e = convert_remotely(stdout, stdin, &device, &options(), Way::Blocks, &AtomicBool::new(false))
+            .unwrap_err();
         assert!(matches!(&e, RemoteError::Transfer(TransferError::Lost(_))), "{e}");
         device.agent.into_inner().unwrap().0.wait().unwrap();
     }

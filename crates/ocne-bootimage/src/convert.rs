@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use ocne_disk::BlockDevice;
 use ocne_disk::fat::Fat;
+use ocne_disk::{BlockDevice, BlockWrite as _, Overlay};
 use ocne_xfs::{EditError, EditOptions, Editor, Timestamp, Volume};
 use serde::{Deserialize, Serialize};
 
@@ -180,12 +180,27 @@ pub fn convert(
     Ok(Conversion { changes, filesystems: uuid_changes.into(), entries, files, findings, architecture })
 }
 
-/// Verifies a disk that somebody else converted: both file systems are whole, and have the UUIDs that they were to get.
+/// Verifies what somebody else's conversion changes of a disk: nothing outside the two file systems, which are whole
+/// with the changes, and have the UUIDs that they were to get.
 ///
 /// # Errors
 /// What is not as it has to be.
-pub fn verify_converted(device: &dyn BlockDevice, options: &ConvertOptions) -> Result<(), ConvertError> {
-    let disk = Disk::open(device)?;
+pub fn verify_converted(
+    original: &dyn BlockDevice,
+    changes: &BTreeMap<u64, Vec<u8>>,
+    options: &ConvertOptions,
+) -> Result<(), ConvertError> {
+    let before = Disk::open(original)?;
+    let parts = [&before.boot.partition, &before.root.partition];
+    let mut converted = Overlay::new(original);
+    for (&at, bytes) in changes {
+        let end = at.saturating_add(bytes.len() as u64);
+        if !parts.iter().any(|p| at >= p.start_bytes && end <= p.start_bytes + p.size_bytes) {
+            return Err(ConvertError::ChangedElsewhere { offset_bytes: at });
+        }
+        converted.write_at(at, bytes)?;
+    }
+    let disk = Disk::open(&converted)?;
     let editing = EditOptions { now: options.now, seed: options.seed };
     for (located, label, wanted) in
         [(&disk.boot, BOOT, options.boot_uuid), (&disk.root, ROOT, options.root_uuid)]

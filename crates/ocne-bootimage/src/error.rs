@@ -117,6 +117,12 @@ pub enum ConvertError {
         /// What was found.
         findings: Vec<Finding>,
     },
+    /// Somebody else's conversion changes what no conversion changes.
+    #[error("the disk is changed at offset {offset_bytes}, outside the `boot` and `root` file systems")]
+    ChangedElsewhere {
+        /// Where.
+        offset_bytes: u64,
+    },
     /// Somebody else's conversion did not give a file system the UUID that it was to get.
     #[error("the converted `{filesystem}` file system has the UUID {found} instead of {wanted}")]
     NotConverted {

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use ocne_bootimage::network_files::NETWORK_FILES;
 use ocne_bootimage::{
     Architecture, ChangeKind, Conversion, ConvertError, ConvertEvent, ImageKind, Severity, Uuid, convert,
-    inspect,
+    inspect, verify_converted,
 };
+use ocne_disk::BlockDevice as _;
 use support::{
     BOOT_UUID, Counting, Disk, ROOT_UUID, apply, edit, exists, open, options, remove, set, small_image, text,
 };
@@ -117,6 +118,28 @@ fn a_conversion_of_a_conversion() {
     assert_eq!(files, [ChangeKind::Modified; 2], "entry and fstab: {:?}", conversion.files);
     apply(&mut disk, &conversion);
     assert!(inspect(&disk).unwrap().entries[0].options.ends_with(" a.b=1 quiet"));
+}
+
+#[test]
+fn somebody_elses_conversion_is_looked_at() {
+    let disk = small_image();
+    let good = convert(&disk, &options(), &|_| ()).unwrap().changes;
+    verify_converted(&disk, &good, &options()).unwrap();
+    // The partition table, the EFI partition, and the end of the disk are nobody's to change.
+    let end = disk.size_bytes() - 512;
+    for at in [0, 512, 1 << 20, end] {
+        let mut bad = good.clone();
+        bad.insert(at, vec![7; 512]);
+        let error = verify_converted(&disk, &bad, &options()).unwrap_err();
+        assert!(
+            matches!(&error, ConvertError::ChangedElsewhere { offset_bytes } if *offset_bytes == at),
+            "{error}"
+        );
+    }
+    // Half of a conversion is none.
+    let half = good.iter().take(good.len() / 2).map(|(&at, bytes)| (at, bytes.clone())).collect();
+    verify_converted(&disk, &half, &options()).unwrap_err();
+    verify_converted(&disk, &[].into(), &options()).unwrap_err();
 }
 
 #[test]

@@ -2,15 +2,16 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use fs_err::File;
 use ocne_bootimage::{Architecture, Conversion, ConvertOptions};
 use ocne_cluster::{
     BuilderPod, Cluster, ClusterError, ClusterEvent, ConnectOptions, Exec, Leftover, PodEntry, PodSpec,
     unless_cancelled,
 };
 use ocne_disk::BlockDevice;
-use ocne_transfer::TransferError;
+use ocne_transfer::{TransferError, with_causes};
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Runtime;
 use tracing::{debug, info, warn};
@@ -19,14 +20,21 @@ use crate::agent_log::AgentLog;
 use crate::agent_program::agent_program;
 use crate::copy::hex;
 use crate::error::BuildError;
-use crate::event::{Event, Events};
-use crate::remote::{RemoteError, RemoteWork, convert_remotely};
+use crate::event::{Event, Events, Stage};
+use crate::remote::{RemoteError, RemoteWork, Way, convert_remotely};
 use crate::report::ClusterRecord;
 
-/// How often a conversion is tried over a new connection.
+/// How often the agent's program is brought again.
 const ATTEMPTS_MAX: u32 = 5;
-/// How long it waits before that; twice as long each time.
+/// How long a conversion is tried over new connections when nothing gets on: an API server that restarts is back by then.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// How long it waits before the next connection; twice as long each time, up to a limit.
 const PAUSE: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// How long the cluster may take to say how a lost session ended.
+const STATUS_WAIT: Duration = Duration::from_secs(1);
+/// The exit code of a program that got SIGKILL.
+const KILLED: i32 = 128 + 9;
 /// How often a running session looks whether it shall end.
 const TICK: Duration = Duration::from_millis(50);
 /// Bringing a few MB into a pod takes longer only where nothing moves.
@@ -51,8 +59,31 @@ pub struct ClusterSettings {
     pub connect: ConnectOptions,
     /// What the pod has to be.
     pub pod: PodSpec,
+    /// How the image gets into the pod.
+    pub transfer: Transfer,
     /// Leave the pod when the build ends.
     pub keep_pod: bool,
+}
+
+/// How an image gets into a pod.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Transfer {
+    /// Only the blocks that the conversion reads, a MB or so.
+    #[default]
+    Blocks,
+    /// All of it.
+    Full,
+}
+
+/// What is converted, for one session after the other.
+pub(crate) struct Subject<'a> {
+    /// The disk in the image.
+    pub device: &'a dyn BlockDevice,
+    /// The image file.
+    pub file: &'a File,
+    /// Tells the file from others.
+    pub key: String,
+    pub options: &'a ConvertOptions,
 }
 
 impl ClusterSettings {
@@ -65,7 +96,7 @@ impl ClusterSettings {
         let last = repository.rsplit('/').next().unwrap_or(repository);
         let has_agent = last.split(':').next() == Some(AGENT_IMAGE_NAME);
         pod.entry = if has_agent { PodEntry::Agent } else { PodEntry::Shell };
-        Self { connect, pod, keep_pod: false }
+        Self { connect, pod, transfer: Transfer::default(), keep_pod: false }
     }
 }
 
@@ -130,49 +161,68 @@ impl PodBuilder {
         }
     }
 
-    /// Has the agent convert a disk that stays here. A lost connection is made anew as long as the pod runs.
+    /// Has the agent convert an image that stays here. A lost connection is made anew as long as the pod runs.
     ///
     /// # Errors
     /// When the agent refuses the image, the pod ended, or the connection is lost again and again.
     pub fn convert(
         &self,
-        device: &dyn BlockDevice,
-        options: &ConvertOptions,
+        subject: &Subject<'_>,
         events: Events<'_>,
         cancel: &AtomicBool,
     ) -> Result<(Conversion, RemoteWork), BuildError> {
         let pod = self.pod()?;
         let mut pause = PAUSE;
         let mut attempt = 1;
+        // How much of the image was ever there, and when it last got more.
+        let (mut there_bytes, mut got_on) = (0, Instant::now());
         loop {
+            let mut sent = |done_bytes| {
+                events(Event::Bytes { stage: Stage::Convert, done_bytes });
+                if done_bytes > there_bytes {
+                    (there_bytes, got_on, pause) = (done_bytes, Instant::now(), PAUSE);
+                }
+            };
             let command = match self.settings.pod.entry {
                 PodEntry::Agent => ["/ocne-agent", "session"],
                 PodEntry::Shell => ["/scratch/ocne-agent", "session"],
             };
             let result = match self.runtime.block_on(pod.exec(&command)) {
-                Ok(exec) => self.session(exec, device, options, cancel),
+                Ok(exec) => self.session(exec, subject, &mut sent, cancel),
                 Err(e) if e.is_transient() => {
                     Err(RemoteError::Transfer(TransferError::Lost(std::io::Error::other(e))))
                 }
                 Err(e) => return Err(e.into()),
             };
             let error = match result {
-                Ok(done) => return Ok(done),
+                Ok(done) => {
+                    // As the reference says it; both have happened when the result is here.
+                    for what in ["Uploading boot image to", "Downloading boot image from"] {
+                        events(Event::Note(format!("{what} pod {}: ok", self.place())));
+                    }
+                    return Ok(done);
+                }
                 Err(_) if cancel.load(Ordering::Relaxed) => return Err(BuildError::Interrupted),
                 Err(error) => error,
             };
             let lost = matches!(&error, RemoteError::Transfer(e) if e.is_transient());
-            if !lost || attempt == ATTEMPTS_MAX {
-                return Err(BuildError::Remote { pod: self.place(), source: error });
-            }
-            if let Some(end) = self.runtime.block_on(pod.explain_end()) {
+            let killed = matches!(&error, RemoteError::Killed { .. });
+            if (lost || killed)
+                && let Some(end) = self.runtime.block_on(pod.explain_end())
+            {
                 return Err(end.into());
+            }
+            if !lost || got_on.elapsed() > PATIENCE {
+                return Err(BuildError::Remote { pod: self.place(), source: error });
             }
             attempt += 1;
             let (seconds, why) = (pause.as_secs_f64(), with_causes(&error));
             events(Event::Warning(format!("{why}; trying again in {seconds:.1} s (attempt {attempt})")));
-            thread::sleep(pause);
-            pause *= 2;
+            self.runtime.block_on(unless_cancelled(cancel, async {
+                tokio::time::sleep(pause).await;
+                Ok(())
+            }))?;
+            pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 
@@ -180,11 +230,11 @@ impl PodBuilder {
     fn session(
         &self,
         exec: Exec,
-        device: &dyn BlockDevice,
-        options: &ConvertOptions,
+        subject: &Subject<'_>,
+        sent: &mut dyn FnMut(u64),
         cancel: &AtomicBool,
     ) -> Result<(Conversion, RemoteWork), RemoteError> {
-        let (reader, writer, mut stderr, done) = exec.into_blocking(self.runtime.handle().clone());
+        let (reader, writer, mut stderr, mut done) = exec.into_blocking(self.runtime.handle().clone());
         let log = self.runtime.spawn(async move {
             let mut log = AgentLog::default();
             while let Some(bytes) = stderr.recv().await {
@@ -202,11 +252,22 @@ impl PodBuilder {
                     thread::sleep(TICK);
                 }
             });
-            let result = convert_remotely(reader, writer, device, options, cancel);
+            let way = match self.settings.transfer {
+                Transfer::Blocks => Way::Blocks,
+                Transfer::Full => Way::Full { file: subject.file, key: &subject.key, sent },
+            };
+            let result = convert_remotely(reader, writer, subject.device, subject.options, way, cancel);
             over.store(true, Ordering::Relaxed);
             result
         });
-        // Its status proves nothing; the connection has done its work.
+        // Its status proves nothing; only that it was killed explains an end that nobody else does.
+        if matches!(&result, Err(RemoteError::Transfer(e)) if e.is_transient()) {
+            let status = self.runtime.block_on(async { tokio::time::timeout(STATUS_WAIT, &mut done).await });
+            if matches!(status, Ok(Ok(Ok(status))) if status.exit_code == KILLED) {
+                let memory_mib = self.settings.pod.memory_limit_bytes() >> 20;
+                return Err(RemoteError::Killed { memory_mib });
+            }
+        }
         done.abort();
         log.abort();
         result
@@ -314,6 +375,32 @@ pub fn remove_leftover(connect: &ConnectOptions, leftover: &Leftover) -> Result<
     Ok(removed?)
 }
 
+/// Where a build in a cluster would run, and what the cluster says to it. Nothing is made.
+///
+/// # Errors
+/// When the cluster does not answer, or does not allow it.
+pub(crate) fn ask(settings: &ClusterSettings) -> Result<Vec<String>, BuildError> {
+    let (server, found) = runtime()?.block_on(async {
+        let cluster = Cluster::connect(&settings.connect).await?;
+        let found = Box::pin(cluster.preflight(&settings.pod)).await?;
+        Ok::<_, ClusterError>((cluster.server().to_owned(), found))
+    })?;
+    let pod = &settings.pod;
+    let agent = match pod.entry {
+        PodEntry::Agent => "which has the agent".to_owned(),
+        PodEntry::Shell => {
+            let bytes = agent_program(architecture(pod))?.len();
+            format!("the agent ({bytes} bytes, {}) is sent into its shell", pod.node_architecture)
+        }
+    };
+    let mut lines = vec![
+        format!("a pod in the namespace `{}` of {server}", pod.namespace),
+        format!("of the image {}; {agent}", pod.image),
+    ];
+    lines.extend(found.lines());
+    Ok(lines)
+}
+
 /// What moves bytes to and from a cluster, while the caller's threads wait or compute.
 fn runtime() -> Result<Runtime, BuildError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -364,17 +451,4 @@ fn tell(event: ClusterEvent, events: Events<'_>) {
         }
         event => debug!(?event, "in the cluster"),
     }
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(e) = cause {
-        let line = e.to_string();
-        if !text.contains(&line) {
-            text = format!("{text}: {line}");
-        }
-        cause = e.source();
-    }
-    text
 }

@@ -12,6 +12,7 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fs_err::File;
+use ocne_disk::PatchedFile;
 use rustix::fs::{Advice, copy_file_range, fadvise};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
@@ -143,6 +144,7 @@ pub fn patched_copy(
 ) -> Result<ChunkChecksums, CopyError> {
     let source_bytes = source.metadata().map_err(CopyError::Read)?.len();
     output.set_len(size_bytes).map_err(CopyError::Write)?;
+    let result = PatchedFile::new(source, patches, size_bytes).map_err(CopyError::Read)?;
     let changed = changed_chunks(patches, source_bytes, size_bytes);
     let mut checksums = ChunkChecksums::new();
     let mut at_bytes = 0;
@@ -151,7 +153,8 @@ pub fn patched_copy(
         let chunk = at_bytes / CHUNK_BYTES;
         let end_bytes = if changed.contains(&chunk) {
             let end_bytes = (at_bytes + CHUNK_BYTES).min(size_bytes);
-            let bytes = patched_chunk(source, source_bytes, patches, at_bytes, end_bytes)?;
+            let mut bytes = vec![0; usize::try_from(end_bytes - at_bytes).unwrap_or(0)];
+            result.read_exact_at(&mut bytes, at_bytes).map_err(CopyError::Read)?;
             output.file().write_all_at(&bytes, at_bytes).map_err(CopyError::Write)?;
             checksums.insert(chunk, crc32c::crc32c(&bytes));
             end_bytes
@@ -200,29 +203,6 @@ fn changed_chunks(
         changed.extend(first..size_bytes.div_ceil(CHUNK_BYTES));
     }
     changed
-}
-
-fn patched_chunk(
-    source: &File,
-    source_bytes: u64,
-    patches: &BTreeMap<u64, Vec<u8>>,
-    start_bytes: u64,
-    end_bytes: u64,
-) -> Result<Vec<u8>, CopyError> {
-    let index = |offset: u64| usize::try_from(offset - start_bytes).unwrap_or(0);
-    let mut bytes = vec![0; index(end_bytes)];
-    let from_source = source_bytes.clamp(start_bytes, end_bytes);
-    source.file().read_exact_at(&mut bytes[..index(from_source)], start_bytes).map_err(CopyError::Read)?;
-    let first = patches.range(..=start_bytes).next_back().map_or(start_bytes, |(&at, _)| at);
-    for (&at, patch) in patches.range(first..end_bytes) {
-        let (from, to) = (at.max(start_bytes), (at + patch.len() as u64).min(end_bytes));
-        if from < to {
-            let skip = usize::try_from(from - at).unwrap_or(0);
-            let len = usize::try_from(to - from).unwrap_or(0);
-            bytes[index(from)..index(to)].copy_from_slice(&patch[skip..skip + len]);
-        }
-    }
-    Ok(bytes)
 }
 
 /// Copies a range to the same place, in the kernel where it can.

@@ -1,6 +1,5 @@
 //! The build of one image in this process.
 
-use std::io;
 use std::ops::ControlFlow;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
@@ -8,24 +7,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use ocne_bootimage::{Architecture, Conversion, ConvertOptions};
 use ocne_disk::{
     BlockDevice as _, BlockWrite as _, CommitPlan, CompressOptions, CompressSummary, ContentChecksums, Qcow2,
     Qcow2Error, write_compressed,
 };
-use ocne_xfs::Timestamp;
-use rustix::rand::{GetRandomFlags, getrandom};
+use ocne_transfer::messages::WholeFile;
 use tracing::debug;
 
-use crate::cluster::PodBuilder;
+use crate::cluster::{PodBuilder, Subject, Transfer};
 use crate::copy::{
     CHUNK_BYTES, ChunkChecksums, CopyError, Digester, FileDigest, Forget, first_difference, patched_copy,
     start_write_back,
 };
 use crate::error::{BuildError, FailureKind};
 use crate::event::{Event, Events, Stage};
+use crate::identifiers::Identifiers;
 use crate::output::OutputFile;
 use crate::report::{
     ClusterRecord, OutputRecord, REPORT_SCHEMA, Report, SourceRecord, Timings, milliseconds,
@@ -45,6 +44,8 @@ pub struct Created {
 
 /// How often two things that run at once look at each other.
 const TICK: Duration = Duration::from_millis(50);
+/// What a pod's scratch volume needs beside an image: the agent's program and small files.
+const SCRATCH_SPARE_BYTES: u64 = 64 << 20;
 
 /// Builds an image.
 ///
@@ -105,8 +106,21 @@ pub fn create(
 /// Fetches the image, while the pod starts if there is to be one. When one of the two fails, the other is ended: nobody
 /// wants to wait for a download to hear that the cluster refuses the pod, nor the other way round.
 fn prepare(run: &Run<'_>, timings: &mut Timings) -> Result<(Option<PodBuilder>, BootSource), BuildError> {
-    if matches!(run.request.builder, Builder::Local) {
-        return run.fetch(run.cancel, timings).map(|source| (None, source));
+    match &run.request.builder {
+        Builder::Local => return run.fetch(run.cancel, timings).map(|source| (None, source)),
+        Builder::Cluster(settings) | Builder::Auto(settings) if settings.transfer == Transfer::Full => {
+            // How large the pod's volume has to be is known when the image is here.
+            let source = run.fetch(run.cancel, timings)?;
+            let mut request = run.request.clone();
+            if let Builder::Cluster(settings) | Builder::Auto(settings) = &mut request.builder {
+                settings.pod.scratch_bytes = source.identity()?.size_bytes + SCRATCH_SPARE_BYTES;
+            }
+            let started = Instant::now();
+            let pod = start_pod(&request, run.events, run.cancel)?;
+            timings.pod = pod.as_ref().map(|_| milliseconds(started.elapsed()));
+            return Ok((pod, source));
+        }
+        Builder::Cluster(_) | Builder::Auto(_) => {}
     }
     let stop: Arc<AtomicBool> = Arc::default();
     let over = AtomicBool::new(false);
@@ -178,8 +192,11 @@ struct Run<'a> {
 struct Converted {
     conversion: Conversion,
     qcow2: Qcow2,
-    cluster: Option<ClusterRecord>,
+    cluster: Option<InPod>,
 }
+
+/// The pod that converted an image, and what the new file is if it had all of the old one.
+type InPod = (ClusterRecord, Option<WholeFile>);
 
 /// An output that was written, synced and verified.
 struct Built {
@@ -194,7 +211,7 @@ struct Built {
 /// An output that was written and synced.
 struct Written {
     conversion: Conversion,
-    cluster: Option<ClusterRecord>,
+    cluster: Option<InPod>,
     size_bytes: u64,
     how: How,
 }
@@ -272,21 +289,22 @@ impl Run<'_> {
             source_sha256: digest.sha256,
             output_sha256,
             conversion: written.conversion,
-            cluster: written.cluster,
+            cluster: written.cluster.map(|(record, _)| record),
             size_bytes: written.size_bytes,
         })
     }
 
     /// Converts in memory.
     fn convert(&self, source: &BootSource, timings: &mut Timings) -> Result<Converted, BuildError> {
+        let identifiers = Identifiers::new(self.request.seed.as_deref(), self.request.timestamp_seconds)?;
         let options = ConvertOptions {
             kind: self.request.kind,
             ignition_provider: self.request.ignition_provider.clone(),
             kernel_args: self.request.kernel_args.clone(),
-            boot_uuid: random_uuid()?,
-            root_uuid: random_uuid()?,
-            now: now(),
-            seed: u64::from_le_bytes(random()?),
+            boot_uuid: identifiers.boot_uuid,
+            root_uuid: identifiers.root_uuid,
+            now: identifiers.now,
+            seed: identifiers.number,
             architecture: Some(self.architecture),
             preflight: self.request.preflight,
         };
@@ -295,10 +313,12 @@ impl Run<'_> {
             let mut qcow2 = Qcow2::open(&source.path).map_err(refused)?;
             let (conversion, cluster) = match &self.pod {
                 Some(pod) => {
-                    let (conversion, work) = pod.convert(&qcow2, &options, self.events, self.cancel)?;
+                    let subject =
+                        Subject { device: &qcow2, file: &source.file, key: source.key()?, options: &options };
+                    let (conversion, work) = pod.convert(&subject, self.events, self.cancel)?;
                     debug!(?work, "converted in the pod");
                     let record = pod.record(&work);
-                    (conversion, Some(record))
+                    (conversion, Some((record, work.output)))
                 }
                 None => ocne_bootimage::convert(&qcow2, &options, &|event| debug!(?event, "converting"))
                     .map(|conversion| (conversion, None))
@@ -337,8 +357,10 @@ impl Run<'_> {
         let plan = qcow2.plan_commit().map_err(refused)?;
         let size_bytes = plan.file_size_bytes;
         self.output.check_space(size_bytes)?;
-        let (digest, changed) =
-            self.stage(Stage::Write, Some(size_bytes), &mut timings.write, || self.copy(source, &plan))?;
+        let (digest, changed) = self.stage(Stage::Write, Some(size_bytes), &mut timings.write, || {
+            let wanted = cluster.as_ref().is_some_and(|(_, output)| output.is_some());
+            self.copy(source, &plan, wanted || self.request.report.is_some())
+        })?;
         Ok(Written { conversion, cluster, size_bytes, how: How::Copied { digest, changed } })
     }
 
@@ -379,13 +401,14 @@ impl Run<'_> {
         &self,
         source: &BootSource,
         plan: &CommitPlan,
+        sha256: bool,
     ) -> Result<(FileDigest, ChunkChecksums), BuildError> {
         let file = self.output.file();
         let size_bytes = plan.file_size_bytes;
         let (changed, digest) = thread::scope(|scope| {
             let (written, to_read) = mpsc::channel();
             let digest = scope.spawn(move || {
-                let mut digester = Digester::new(file, self.request.report.is_some(), self.cancel);
+                let mut digester = Digester::new(file, sha256, self.cancel);
                 let mut forget = Forget::new(file);
                 to_read.iter().try_for_each(|end_bytes| {
                     digester.advance(end_bytes).map(|()| forget.behind(end_bytes))
@@ -422,6 +445,11 @@ impl Run<'_> {
             How::Copied { digest, changed } => {
                 if let Some(chunk) = first_difference(&source.checksums, changed, &digest.checksums) {
                     return Err(differs(format!("bytes from {} on differ", chunk * CHUNK_BYTES)));
+                }
+                if let Some((_, Some(wanted))) = &written.cluster
+                    && Some(&wanted.sha256) != digest.sha256.as_ref()
+                {
+                    return Err(differs(format!("its SHA-256 is not {}, as the pod says", wanted.sha256)));
                 }
                 verify::changes(path, &written.conversion.changes).map_err(differs)
             }
@@ -462,28 +490,4 @@ fn read_error(error: CopyError, action: &'static str) -> BuildError {
         CopyError::Interrupted => BuildError::Interrupted,
         CopyError::Read(source) | CopyError::Write(source) => BuildError::Io { action, source },
     }
-}
-
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp { seconds: i64::try_from(since.as_secs()).unwrap_or(0), nanoseconds: since.subsec_nanos() }
-}
-
-/// Bytes that nobody can guess.
-fn random<const N: usize>() -> Result<[u8; N], BuildError> {
-    let mut bytes = [0; N];
-    match getrandom(&mut bytes, GetRandomFlags::empty()) {
-        Ok(n) if n == N => Ok(bytes), // up to 256 bytes always come at once
-        Ok(_) => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
-        Err(e) => Err(e.into()),
-    }
-    .map_err(|source| BuildError::Io { action: "get random bytes", source })
-}
-
-/// A random UUID: RFC 9562, version 4.
-fn random_uuid() -> Result<[u8; 16], BuildError> {
-    let mut uuid: [u8; 16] = random()?;
-    uuid[6] = uuid[6] & 0x0F | 0x40;
-    uuid[8] = uuid[8] & 0x3F | 0x80;
-    Ok(uuid)
 }

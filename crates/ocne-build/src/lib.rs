@@ -14,6 +14,7 @@ mod event;
 mod examine;
 mod file_kind;
 mod files;
+mod identifiers;
 mod output;
 mod plan;
 mod remote;
@@ -22,7 +23,7 @@ mod request;
 mod source;
 mod verify;
 
-pub use cluster::{ClusterSettings, SHELL_IMAGE, leftovers, remove_leftover};
+pub use cluster::{ClusterSettings, SHELL_IMAGE, Transfer, leftovers, remove_leftover};
 pub use create::{Created, create};
 pub use error::{BuildError, FailureKind};
 pub use event::{Event, Events, Stage};
@@ -34,7 +35,7 @@ pub use ocne_cluster::{Cluster, ClusterError, ConnectOptions, Leftover, PodSpec,
 pub use ocne_container::{Cache, CacheEntry, FetchOptions, ImageReference, NetworkOptions};
 pub use ocne_disk::{CompressOptions, Compression};
 pub use plan::{Origin, Plan, plan};
-pub use remote::{RemoteError, RemoteWork, convert_remotely};
+pub use remote::{RemoteError, RemoteWork, Way, convert_remotely};
 pub use request::{Builder, CreateRequest, Destination, Source};
 pub use source::{Fetched, fetch};
 

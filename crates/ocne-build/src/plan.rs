@@ -6,9 +6,10 @@ use ocne_bootimage::ImageKind;
 use ocne_container::Located;
 use ocne_disk::Qcow2;
 
+use crate::cluster;
 use crate::error::BuildError;
 use crate::output::{available_bytes, folder_of};
-use crate::request::{CreateRequest, Source};
+use crate::request::{Builder, CreateRequest, Source};
 use crate::source::look_up;
 
 /// What a build would do.
@@ -28,6 +29,8 @@ pub struct Plan {
     pub needed_bytes: Option<u64>,
     /// What is free in the output's folder, where that is known.
     pub available_bytes: Option<u64>,
+    /// Where it would be converted, and what the cluster says to that.
+    pub builder: Vec<String>,
     /// What would be changed in the image.
     pub changes: Vec<String>,
 }
@@ -54,7 +57,7 @@ pub enum Origin {
 /// Finds out what a build would do. Of a container image, only the manifest is fetched.
 ///
 /// # Errors
-/// When the source is not there, or is refused.
+/// When the source is not there, or is refused; when the cluster that was asked for does not answer, or refuses the pod.
 pub fn plan(request: &CreateRequest) -> Result<Plan, BuildError> {
     let architecture = request.resolved_architecture()?;
     let output = request.target(architecture)?;
@@ -84,8 +87,20 @@ pub fn plan(request: &CreateRequest) -> Result<Plan, BuildError> {
         needed_bytes,
         available_bytes: available_bytes(existing(&output)).ok(),
         output,
+        builder: builder(request)?,
         changes: changes(request),
     })
+}
+
+fn builder(request: &CreateRequest) -> Result<Vec<String>, BuildError> {
+    let here = "in this process";
+    match &request.builder {
+        Builder::Local => Ok(vec![here.to_owned()]),
+        Builder::Cluster(settings) => cluster::ask(settings),
+        Builder::Auto(settings) => {
+            Ok(cluster::ask(settings).unwrap_or_else(|e| vec![format!("{here}, because {e}")]))
+        }
+    }
 }
 
 /// The nearest folder above a file that is there.

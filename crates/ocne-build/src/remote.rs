@@ -1,12 +1,15 @@
 //! A conversion by an agent at the other end of two streams, and what makes it as good as one in this process.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{Read, Write};
 use std::sync::atomic::AtomicBool;
 
+use fs_err::File;
 use ocne_bootimage::{Conversion, ConvertError, ConvertOptions, verify_converted};
-use ocne_disk::{BlockDevice, BlockWrite as _, DeviceError, Overlay};
-use ocne_transfer::client::convert_blocks;
+use ocne_disk::{BlockDevice, PatchedFile};
+use ocne_transfer::client::{Task, convert_blocks, convert_full};
+use ocne_transfer::messages::WholeFile;
 use ocne_transfer::{Channel, Traffic, TransferError};
 
 /// Name and version of this program, for the agent's log.
@@ -19,12 +22,15 @@ pub enum RemoteError {
     /// The transfer failed, or the agent gave up.
     #[error(transparent)]
     Transfer(#[from] TransferError),
+    /// The agent was killed: exit code 137.
+    #[error("the agent was killed, as happens when it needs more than its {memory_mib} MiB of memory")]
+    Killed {
+        /// How much it may have.
+        memory_mib: u64,
+    },
     /// What the agent says makes no sense.
     #[error("the agent's report makes no sense")]
     Report(#[source] serde_json::Error),
-    /// The changes do not fit the disk.
-    #[error("the agent's changes cannot be applied")]
-    Apply(#[source] DeviceError),
     /// With its changes the image is not what it has to be.
     #[error("the agent's result is not a right conversion")]
     Result(#[source] Box<ConvertError>),
@@ -38,6 +44,7 @@ impl RemoteError {
             Self::Transfer(TransferError::Version { .. }) => {
                 Some("take the builder image of the same release, or leave `--builder-image` out".to_owned())
             }
+            Self::Killed { .. } => Some("raise the limit with `--pod-memory`".to_owned()),
             Self::Transfer(e) if e.is_transient() => Some("run it again".to_owned()),
             _ => None,
         }
@@ -53,6 +60,8 @@ pub struct RemoteWork {
     pub rounds: u64,
     /// Bytes on the wire.
     pub traffic: Traffic,
+    /// The new image file as the agent has it, if it got the whole old one.
+    pub output: Option<WholeFile>,
 }
 
 impl fmt::Debug for RemoteWork {
@@ -62,10 +71,31 @@ impl fmt::Debug for RemoteWork {
     }
 }
 
-/// Has an agent convert a disk that stays here.
+/// How an agent gets at an image.
+pub enum Way<'a> {
+    /// It asks for the blocks of the disk that it needs.
+    Blocks,
+    /// It gets the whole file.
+    Full {
+        /// The image file.
+        file: &'a File,
+        /// Tells it from others.
+        key: &'a str,
+        /// Hears how much of it is there.
+        sent: &'a mut dyn FnMut(u64),
+    },
+}
+
+impl fmt::Debug for Way<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if matches!(self, Self::Blocks) { "Blocks" } else { "Full" })
+    }
+}
+
+/// Has an agent convert an image that stays here.
 ///
-/// The result is verified before it is returned: with the changes both file systems are whole, and have the UUIDs that
-/// were asked for. So an agent that lies is an error, as is one that breaks.
+/// The result is verified before it is returned: only the two file systems are changed, with the changes they are whole,
+/// and have the UUIDs that were asked for. So an agent that lies is an error, as is one that breaks.
 ///
 /// # Errors
 /// See [`RemoteError`].
@@ -74,18 +104,24 @@ pub fn convert_remotely(
     writer: impl Write,
     device: &dyn BlockDevice,
     options: &ConvertOptions,
+    way: Way<'_>,
     cancel: &AtomicBool,
 ) -> Result<(Conversion, RemoteWork), RemoteError> {
     let mut channel = Channel::new(reader, writer);
     let job = serde_json::to_value(options).map_err(RemoteError::Report)?;
-    let outcome = convert_blocks(&mut channel, device, PROGRAM, job, &|_| {}, cancel)?;
+    let task = Task { program: PROGRAM, options: job, events: &|_| {}, cancel };
+    let outcome = match way {
+        Way::Blocks => convert_blocks(&mut channel, device, task)?,
+        Way::Full { file, key, sent } => {
+            let size_bytes = file.metadata().map_err(TransferError::File)?.len();
+            let nothing = BTreeMap::new();
+            let whole = PatchedFile::new(file, &nothing, size_bytes).map_err(TransferError::File)?;
+            convert_full(&mut channel, &whole, key, device, task, sent)?
+        }
+    };
     let mut conversion: Conversion = serde_json::from_value(outcome.report).map_err(RemoteError::Report)?;
     conversion.changes = outcome.changes;
-    let mut converted = Overlay::new(device);
-    for (&at, bytes) in &conversion.changes {
-        converted.write_at(at, bytes).map_err(RemoteError::Apply)?;
-    }
-    verify_converted(&converted, options).map_err(|e| RemoteError::Result(Box::new(e)))?;
-    let (agent, rounds, traffic) = (outcome.agent, outcome.rounds, outcome.traffic);
-    Ok((conversion, RemoteWork { agent, rounds, traffic }))
+    verify_converted(device, &conversion.changes, options).map_err(|e| RemoteError::Result(Box::new(e)))?;
+    let (agent, rounds, traffic, output) = (outcome.agent, outcome.rounds, outcome.traffic, outcome.output);
+    Ok((conversion, RemoteWork { agent, rounds, traffic, output }))
 }

@@ -31,6 +31,10 @@ pub struct CreateRequest {
     pub recompress: Option<CompressOptions>,
     /// Look whether the new image can boot.
     pub preflight: bool,
+    /// What the new UUIDs come from, for a build that can be repeated; otherwise they are random.
+    pub seed: Option<String>,
+    /// The time that files of the image are changed at, in seconds since 1970; otherwise the present.
+    pub timestamp_seconds: Option<u64>,
     /// Where the report goes.
     pub report: Option<PathBuf>,
 }

@@ -51,6 +51,16 @@ impl BootSource {
         })
     }
 
+    /// Tells the file from others.
+    pub fn key(&self) -> Result<String, BuildError> {
+        if let Some(blake3) = &self.blake3 {
+            return Ok(blake3.clone());
+        }
+        let Identity { size_bytes, device, inode, modified } = self.identity()?;
+        let since = modified.and_then(|m| m.duration_since(SystemTime::UNIX_EPOCH).ok()).unwrap_or_default();
+        Ok(format!("{device}-{inode}-{size_bytes}-{}", since.as_nanos()))
+    }
+
     /// Whether the file still has to prove that it is what was fetched.
     pub fn unverified(&self) -> bool {
         self.blake3.is_some() && !self.verified_now

@@ -187,12 +187,12 @@ impl RegistryReference {
             Some((name, tag)) => (name, Some(tag)),
             None => (name, None),
         };
-        check_name(name)?;
         let repository = if registry == "docker.io" && !name.contains('/') {
             format!("library/{name}")
         } else {
             name.to_owned()
         };
+        check_name(&repository)?;
         if tag.is_some_and(|t| !is_tag(t)) {
             return Err("the tag is empty, too long, or has characters that tags do not have");
         }
@@ -342,7 +342,8 @@ mod tests {
 
     #[test]
     fn what_is_no_reference_is_refused() {
-        let long = "a".repeat(300);
+        // Too long with the `library/` that Docker Hub adds.
+        let (long, too_long) = ("a".repeat(300), "a".repeat(248));
         for text in [
             "",
             "docker://",
@@ -373,6 +374,7 @@ mod tests {
             "http://r.example.com/a",
             "a\nb",
             &long,
+            &too_long,
         ] {
             assert!(ImageReference::parse(text).is_err(), "{text:?}");
         }

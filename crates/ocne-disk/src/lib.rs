@@ -8,11 +8,13 @@ mod bytes;
 mod device;
 pub mod fat;
 pub mod gpt;
+mod patched;
 mod qcow2;
 
 pub use device::{
     BlockDevice, BlockWrite, DeviceError, MemoryDevice, Overlay, RawDevice, ReadRequest, Slice,
 };
+pub use patched::PatchedFile;
 pub use qcow2::{
     CommitPlan, CompressOptions, CompressSummary, Compression, ContentChecksums, ContentDifference,
     FileWrite, Qcow2, Qcow2Check, Qcow2Error, Qcow2Info, write_compressed,

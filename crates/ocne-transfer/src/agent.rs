@@ -11,9 +11,7 @@ use serde_json::Value;
 use crate::channel::Channel;
 use crate::error::TransferError;
 use crate::frame::{FrameKind, MAX_PAYLOAD_BYTES};
-use crate::messages::{
-    ChangesDigest, Done, Hello, Job, MAX_BATCH_BYTES, Mode, PROTOCOL, Range, encode_ranges,
-};
+use crate::messages::{ChangesDigest, Done, Hello, Job, MAX_BATCH_BYTES, Range, WholeFile, encode_ranges};
 
 /// The most ranges of one request: what fits into a frame.
 const MAX_RANGES: usize = MAX_PAYLOAD_BYTES / 12;
@@ -23,12 +21,12 @@ const MAX_RANGES: usize = MAX_PAYLOAD_BYTES / 12;
 /// # Errors
 /// When the client speaks something else, or the connection is lost.
 pub fn accept<R: Read, W: Write>(channel: &mut Channel<R, W>, program: &str) -> Result<Job, TransferError> {
-    let mine = Hello { protocol: PROTOCOL.into(), program: program.into(), modes: vec![Mode::Blocks] };
-    channel.greet(&mine)?;
+    channel.greet(&Hello::of(program))?;
     channel.expect_json(FrameKind::Job)
 }
 
-/// Sends the changes and the report, and agrees with the client on them.
+/// Sends the changes (of the disk), the report and, where the agent has the image file, what the new one is;
+/// agrees with the client on the changes.
 ///
 /// # Errors
 /// When the connection is lost, or there is no agreement.
@@ -36,6 +34,7 @@ pub fn deliver<R: Read, W: Write>(
     channel: &mut Channel<R, W>,
     changes: &BTreeMap<u64, Vec<u8>>,
     report: Value,
+    output: Option<WholeFile>,
 ) -> Result<(), TransferError> {
     let mut digest = ChangesDigest::default();
     let mut payload = Vec::new();
@@ -50,8 +49,8 @@ pub fn deliver<R: Read, W: Write>(
         }
     }
     let (changes, changes_sha256) = digest.finish();
-    channel
-        .send_json(FrameKind::Result, &Done { changes, changes_sha256: changes_sha256.clone(), report })?;
+    let done = Done { changes, changes_sha256: changes_sha256.clone(), report, output };
+    channel.send_json(FrameKind::Result, &done)?;
     if channel.expect(FrameKind::End)? != changes_sha256.as_bytes() {
         return Err(TransferError::protocol("no agreement on the digest of the changes"));
     }

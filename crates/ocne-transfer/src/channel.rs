@@ -17,6 +17,8 @@ pub const WINDOW_BYTES: u64 = 4 << 20;
 const COMPRESS_FROM_BYTES: usize = 4 << 10;
 /// Fast enough for any line that is worth compressing for.
 const ZSTD_LEVEL: i32 = 1;
+/// After a full payload that did not get smaller so many are sent as they are.
+const UNPACKED_FRAMES: u32 = 31;
 /// How much of a stray greeting is shown.
 const STRAY_BYTES: usize = 200;
 
@@ -33,6 +35,10 @@ pub struct Channel<R, W> {
     payload: Vec<u8>,
     unpacked: Vec<u8>,
     packed: Vec<u8>,
+    /// How many full payloads are sent as they are, because one did not get smaller.
+    not_worth_packing: u32,
+    /// Nothing can be sent any more.
+    is_broken: bool,
     traffic: Traffic,
 }
 
@@ -64,6 +70,8 @@ impl<R: Read, W: Write> Channel<R, W> {
             payload: Vec::new(),
             unpacked: Vec::new(),
             packed: Vec::new(),
+            not_worth_packing: 0,
+            is_broken: false,
             traffic: Traffic::default(),
         }
     }
@@ -162,17 +170,24 @@ impl<R: Read, W: Write> Channel<R, W> {
 
     /// Compresses a payload into `self.packed`, if that is worth it.
     fn pack(&mut self, payload: &[u8]) -> bool {
+        let full = payload.len() == MAX_PAYLOAD_BYTES;
         if payload.len() < COMPRESS_FROM_BYTES {
             return false;
         }
-        self.packed.resize(payload.len() - 1, 0);
-        match zstd::bulk::compress_to_buffer(payload, &mut self.packed, ZSTD_LEVEL) {
-            Ok(len) => {
-                self.packed.truncate(len);
-                true
-            }
-            Err(_) => false, // it did not get smaller
+        if full && self.not_worth_packing > 0 {
+            self.not_worth_packing -= 1;
+            return false;
         }
+        self.packed.resize(payload.len() - 1, 0);
+        if let Ok(len) = zstd::bulk::compress_to_buffer(payload, &mut self.packed, ZSTD_LEVEL) {
+            self.packed.truncate(len);
+            return true;
+        }
+        // It did not get smaller: a compressed image, of which the rest is like it.
+        if full {
+            self.not_worth_packing = UNPACKED_FRAMES;
+        }
+        false
     }
 
     fn send_packed(
@@ -188,7 +203,25 @@ impl<R: Read, W: Write> Channel<R, W> {
         let frame = encode(kind, compressed, self.next_sent, payload);
         self.next_sent = self.next_sent.wrapping_add(1);
         self.traffic.sent_bytes += frame.len() as u64;
-        self.writer.write_all(&frame).and_then(|()| self.writer.flush()).map_err(TransferError::Lost)
+        if self.is_broken {
+            return Err(TransferError::Lost(io::ErrorKind::BrokenPipe.into()));
+        }
+        let written = self.writer.write_all(&frame).and_then(|()| self.writer.flush());
+        written.map_err(|e| {
+            self.is_broken = true;
+            self.last_words().unwrap_or(TransferError::Lost(e))
+        })
+    }
+
+    /// Why the other side gave up, if it said so before it went.
+    fn last_words(&mut self) -> Option<TransferError> {
+        loop {
+            match self.receive_any() {
+                Ok(_) => {}
+                Err(e @ TransferError::Peer { .. }) => return Some(e),
+                Err(_) => return None,
+            }
+        }
     }
 
     /// Receives one frame of any kind, and does what it says about the channel; the payload is in `self.unpacked` if

@@ -1,6 +1,7 @@
 //! The side that has the image: it answers what the agent asks, and takes the changes.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,8 +12,9 @@ use crate::channel::{Channel, Traffic};
 use crate::error::TransferError;
 use crate::frame::{FrameKind, MAX_PAYLOAD_BYTES};
 use crate::messages::{
-    ChangesDigest, Done, Hello, Job, MAX_CHANGES_BYTES, Mode, PROTOCOL, Range, parse_ranges,
+    ChangesDigest, Done, Hello, Job, MAX_CHANGES_BYTES, Mode, Range, WholeFile, parse_ranges,
 };
+use crate::whole::{ReadAt, send_whole};
 
 /// What an agent made.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,6 +23,8 @@ pub struct Outcome {
     pub changes: BTreeMap<u64, Vec<u8>>,
     /// What the converter says.
     pub report: Value,
+    /// The new image file as the agent has it, if it got the whole old one.
+    pub output: Option<WholeFile>,
     /// Name and version of the agent.
     pub agent: String,
     /// Batches of reads that it took.
@@ -29,51 +33,107 @@ pub struct Outcome {
     pub traffic: Traffic,
 }
 
+/// What both ways of a conversion have in common.
+pub struct Task<'a> {
+    /// Name and version of the client.
+    pub program: &'a str,
+    /// Options of the converter.
+    pub options: Value,
+    /// Hears what the agent tells.
+    pub events: &'a dyn Fn(Value),
+    /// Looked at before everything that is sent.
+    pub cancel: &'a AtomicBool,
+}
+
+impl fmt::Debug for Task<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Task").field("program", &self.program).finish_non_exhaustive()
+    }
+}
+
 /// Has an agent convert a disk that stays here: only the ranges that it asks for are sent.
-///
-/// `events` hears what the agent tells. `cancel` is looked at before every answer.
 ///
 /// # Errors
 /// See [`TransferError`]; nothing counts then.
 pub fn convert_blocks<R: Read, W: Write>(
     channel: &mut Channel<R, W>,
     device: &dyn BlockDevice,
+    task: Task<'_>,
+) -> Result<Outcome, TransferError> {
+    let agent = greet(channel, task.program, Mode::Blocks)?;
+    let size_bytes = device.size_bytes();
+    let job = Job { mode: Mode::Blocks, size_bytes, key: None, options: task.options };
+    channel.send_json(FrameKind::Job, &job)?;
+    collect(channel, agent, size_bytes, Some(device), task.events, task.cancel)
+}
+
+/// Has an agent convert an image file that it gets whole; `key` tells the file from others, and `device` is the disk in it.
+/// What a former session with the same agent's folder brought there is not sent again.
+///
+/// `sent` hears how much of the file is there.
+///
+/// # Errors
+/// See [`TransferError`]; nothing counts then.
+pub fn convert_full<R: Read, W: Write>(
+    channel: &mut Channel<R, W>,
+    file: &dyn ReadAt,
+    key: &str,
+    device: &dyn BlockDevice,
+    task: Task<'_>,
+    sent: &mut dyn FnMut(u64),
+) -> Result<Outcome, TransferError> {
+    let agent = greet(channel, task.program, Mode::Full)?;
+    let (size_bytes, key) = (file.size_bytes(), Some(key.to_owned()));
+    channel.send_json(FrameKind::Job, &Job { mode: Mode::Full, size_bytes, key, options: task.options })?;
+    send_whole(channel, file, task.cancel, sent)?;
+    collect(channel, agent, device.size_bytes(), None, task.events, task.cancel)
+}
+
+fn greet<R: Read, W: Write>(
+    channel: &mut Channel<R, W>,
     program: &str,
-    options: Value,
+    mode: Mode,
+) -> Result<String, TransferError> {
+    let agent = channel.greet(&Hello::of(program))?;
+    if !agent.modes.iter().any(|name| name == mode.name()) {
+        let reason = format!("{} does not know the mode `{}`", agent.program, mode.name());
+        return Err(TransferError::protocol(reason));
+    }
+    Ok(agent.program)
+}
+
+/// Answers what the agent asks for, if there is a disk to read, and takes its result.
+fn collect<R: Read, W: Write>(
+    channel: &mut Channel<R, W>,
+    agent: String,
+    size_bytes: u64,
+    device: Option<&dyn BlockDevice>,
     events: &dyn Fn(Value),
     cancel: &AtomicBool,
 ) -> Result<Outcome, TransferError> {
-    let mine =
-        Hello { protocol: PROTOCOL.into(), program: program.into(), modes: vec![Mode::Blocks, Mode::Full] };
-    let agent = channel.greet(&mine)?;
-    if !agent.modes.contains(&Mode::Blocks) {
-        return Err(TransferError::protocol(format!("{} cannot ask for blocks", agent.program)));
-    }
-    let size_bytes = device.size_bytes();
-    channel.send_json(FrameKind::Job, &Job { mode: Mode::Blocks, size_bytes, sha256: None, options })?;
     let mut changes = Changes::new(size_bytes);
     let mut rounds = 0;
     let done: Done = loop {
         if cancel.load(Ordering::Relaxed) {
             return Err(TransferError::Interrupted);
         }
-        match channel.receive()? {
-            (FrameKind::Read, payload) => {
+        match (channel.receive()?, device) {
+            ((FrameKind::Read, payload), Some(device)) => {
                 let ranges = parse_ranges(payload, size_bytes)?;
                 rounds += 1;
                 answer(channel, device, &ranges)?;
             }
-            (FrameKind::Event, payload) => {
+            ((FrameKind::Event, payload), _) => {
                 if let Ok(event) = serde_json::from_slice(payload) {
                     events(event);
                 }
             }
-            (FrameKind::Change, payload) => changes.take(payload)?,
-            (FrameKind::Result, payload) => {
+            ((FrameKind::Change, payload), _) => changes.take(payload)?,
+            ((FrameKind::Result, payload), _) => {
                 break serde_json::from_slice(payload)
                     .map_err(|e| TransferError::protocol(format!("the JSON of a Result frame: {e}")))?;
             }
-            (kind, _) => return Err(TransferError::protocol(format!("an unexpected {kind:?} frame"))),
+            ((kind, _), _) => return Err(TransferError::protocol(format!("an unexpected {kind:?} frame"))),
         }
     };
     let (count, sha256) = changes.digest.finish();
@@ -87,7 +147,8 @@ pub fn convert_blocks<R: Read, W: Write>(
     Ok(Outcome {
         changes: changes.by_offset,
         report: done.report,
-        agent: agent.program,
+        output: done.output,
+        agent,
         rounds,
         traffic: channel.traffic(),
     })

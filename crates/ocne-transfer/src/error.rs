@@ -1,8 +1,12 @@
 //! Why a transfer failed.
 
+use std::error::Error;
 use std::io;
 
 use ocne_disk::DeviceError;
+
+/// The code of a failure that may pass: the same over a new connection may succeed.
+pub const CODE_AGAIN: &str = "again";
 
 /// Why a transfer failed. Nothing that was received counts then.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +35,9 @@ pub enum TransferError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A whole file arrived, but not as it was sent.
+    #[error("the file that arrived is not the one that was sent")]
+    NotAsSent,
     /// The other side breaks the rules of the protocol.
     #[error("the other side breaks the protocol: {reason}")]
     Protocol {
@@ -50,6 +57,9 @@ pub enum TransferError {
     /// The disk that is served cannot be read.
     #[error("cannot read the disk that the other side asks for")]
     Device(#[from] DeviceError),
+    /// The file that is sent or received cannot be read or written here.
+    #[error("cannot read or write the file that is transferred")]
+    File(#[source] io::Error),
     /// The caller asked to stop.
     #[error("interrupted")]
     Interrupted,
@@ -58,10 +68,30 @@ pub enum TransferError {
 impl TransferError {
     /// Whether the same transfer may succeed over a new connection.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Lost(_) | Self::Damaged { .. })
+        match self {
+            Self::Lost(_) | Self::Damaged { .. } | Self::NotAsSent => true,
+            Self::Peer { code, .. } => code == CODE_AGAIN,
+            _ => false,
+        }
     }
 
     pub(crate) fn protocol(reason: impl Into<String>) -> Self {
         Self::Protocol { reason: reason.into() }
     }
+}
+
+/// An error with everything that led to it, in one line: for the other side, and for logs.
+pub fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(e) = cause {
+        let line = e.to_string();
+        // Some errors have their cause in their own words.
+        if !text.contains(&line) {
+            text.push_str(": ");
+            text.push_str(&line);
+        }
+        cause = e.source();
+    }
+    text
 }

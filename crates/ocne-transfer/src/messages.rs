@@ -23,6 +23,16 @@ pub enum Mode {
     Full,
 }
 
+impl Mode {
+    /// Its name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Blocks => "blocks",
+            Self::Full => "full",
+        }
+    }
+}
+
 /// The first frame in both directions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
@@ -30,8 +40,16 @@ pub struct Hello {
     pub protocol: String,
     /// Name and version of the program, for logs.
     pub program: String,
-    /// The modes that it can do.
-    pub modes: Vec<Mode>,
+    /// Names of the modes that it can do; a later release may know more.
+    pub modes: Vec<String>,
+}
+
+impl Hello {
+    /// The greeting of a program of this release.
+    pub fn of(program: &str) -> Self {
+        let modes = [Mode::Blocks, Mode::Full].map(|mode| mode.name().to_owned()).into();
+        Self { protocol: PROTOCOL.to_owned(), program: program.to_owned(), modes }
+    }
 }
 
 /// What the client wants done.
@@ -41,9 +59,10 @@ pub struct Job {
     pub mode: Mode,
     /// Size of the disk in the image, or of the image file.
     pub size_bytes: u64,
-    /// SHA-256 of the image file in hexadecimal digits; for a full transfer.
+    /// Tells one image file from others, so that a part of it that is there is not taken for the start of another; for
+    /// a full transfer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sha256: Option<String>,
+    pub key: Option<String>,
     /// What the converter makes of it.
     pub options: Value,
 }
@@ -57,6 +76,18 @@ pub struct Done {
     pub changes_sha256: String,
     /// What the converter says.
     pub report: Value,
+    /// The whole new image file, as the changes make it; where the agent has the image file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<WholeFile>,
+}
+
+/// A whole file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WholeFile {
+    /// Its size.
+    pub size_bytes: u64,
+    /// Its SHA-256 in hexadecimal digits.
+    pub sha256: String,
 }
 
 /// Why a side gives up.
@@ -146,13 +177,17 @@ impl ChangesDigest {
 
     /// How many there were, and their digest in hexadecimal digits.
     pub fn finish(self) -> (u64, String) {
-        use std::fmt::Write as _;
-        let digest = self.hasher.finalize().iter().fold(String::with_capacity(64), |mut text, b| {
-            let _ = write!(text, "{b:02x}");
-            text
-        });
-        (self.changes, digest)
+        (self.changes, hex(&self.hasher.finalize()))
     }
+}
+
+/// Bytes as hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, b| {
+        let _ = write!(text, "{b:02x}");
+        text
+    })
 }
 
 #[cfg(test)]

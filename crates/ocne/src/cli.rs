@@ -31,6 +31,7 @@ Environment:
   REGISTRY_AUTH_FILE   credentials for registries, as --authfile
   HTTPS_PROXY, HTTP_PROXY, NO_PROXY
                        proxies, over proxy.* of the defaults file
+  SOURCE_DATE_EPOCH    the time in new images, as seconds since 1970, instead of the present
   NO_COLOR, CLICOLOR, CLICOLOR_FORCE
                        colours on standard error";
 

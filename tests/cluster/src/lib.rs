@@ -1,11 +1,15 @@
 //! The one-node Kubernetes of the tests, with a registry: started once for a test program, and gone with it, however it
 //! ends. The scripts beside this crate do the work.
 
+mod proxy;
+
 use std::error::Error;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
+
+pub use proxy::Proxy;
 
 /// What goes wrong in tests.
 pub type Result<T> = std::result::Result<T, Box<dyn Error>>;

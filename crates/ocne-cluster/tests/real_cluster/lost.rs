@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use ocne_cluster::{Cluster, ClusterError, ConnectOptions};
 
+use ocne_test_cluster::Proxy;
+
 use crate::Test;
 use crate::environment::Environment;
-use crate::proxy::Proxy;
 use crate::run::output;
 
 pub const TESTS: &[(&str, Test)] = &[

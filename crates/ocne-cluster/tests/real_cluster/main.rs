@@ -5,7 +5,6 @@ mod environment;
 mod explain;
 mod limits;
 mod lost;
-mod proxy;
 mod refusals;
 mod run;
 

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
-use ocne_build::{ClusterSettings, ConnectOptions, SHELL_IMAGE, Scratch, TolerationSpec};
+use clap::{Args, ValueEnum};
+use ocne_build::{ClusterSettings, ConnectOptions, SHELL_IMAGE, Scratch, TolerationSpec, Transfer};
 
 use crate::cli::GlobalArguments;
 use crate::settings::Settings;
@@ -52,9 +52,22 @@ pub struct ClusterArguments {
     /// Seconds after which the pod ends by itself when it hears nobody
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = seconds())]
     idle_timeout: u64,
+    /// How the image gets into the pod: only the blocks that are needed, or in full
+    #[arg(long, value_name = "WAY", value_enum, default_value = "auto")]
+    transfer: TransferChoice,
     /// Leave the pod when the build ends, and say how to look into it
     #[arg(long)]
     keep_pod: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum TransferChoice {
+    /// The fewest bytes: blocks
+    Auto,
+    /// What the conversion reads, a MB or so
+    Blocks,
+    /// The whole image, kept in the pod when a connection is lost
+    Full,
 }
 
 /// A time: at least a second, at most a week.
@@ -90,6 +103,10 @@ impl ClusterArguments {
         pod.idle_timeout = Duration::from_secs(self.idle_timeout);
         env!("CARGO_PKG_VERSION").clone_into(&mut pod.client_version);
         pod.user = user();
+        cluster.transfer = match self.transfer {
+            TransferChoice::Auto | TransferChoice::Blocks => Transfer::Blocks,
+            TransferChoice::Full => Transfer::Full,
+        };
         cluster.keep_pod = self.keep_pod;
         cluster
     }

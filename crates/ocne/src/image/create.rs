@@ -74,6 +74,10 @@ pub struct CreateArguments {
     /// Do not look whether the converted image can boot
     #[arg(long)]
     no_preflight: bool,
+    /// Text that the new UUIDs are derived from, to build the same bytes again; for all of them set
+    /// SOURCE_DATE_EPOCH too. Take another text for every image, such as its version and architecture
+    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    seed: Option<String>,
     #[command(flatten)]
     cluster: ClusterArguments,
     #[command(flatten)]
@@ -231,6 +235,8 @@ impl CreateArguments {
             builder: self.builder(settings, global),
             recompress: self.recompress,
             preflight: !self.no_preflight,
+            seed: self.seed.clone(),
+            timestamp_seconds: source_date_epoch()?,
             report: self.report.clone(),
         })
     }
@@ -243,6 +249,18 @@ impl CreateArguments {
             BuilderChoice::Auto if settings.values.kubeconfig.is_some() => Builder::Auto(cluster()),
             BuilderChoice::Auto | BuilderChoice::Local => Builder::Local,
         }
+    }
+}
+
+/// `SOURCE_DATE_EPOCH`: <https://reproducible-builds.org/specs/source-date-epoch/>.
+fn source_date_epoch() -> Result<Option<u64>, Failure> {
+    let Some(value) = std::env::var_os("SOURCE_DATE_EPOCH").filter(|v| !v.is_empty()) else {
+        return Ok(None);
+    };
+    match value.to_str().map(str::parse::<u32>) {
+        Some(Ok(seconds)) => Ok(Some(seconds.into())),
+        _ => Err(Failure::usage(format!("SOURCE_DATE_EPOCH is `{}`", value.display()))
+            .with_hint("it is a number of seconds since 1970, such as 1700000000")),
     }
 }
 

@@ -26,9 +26,10 @@ pub fn text(plan: &Plan) -> String {
     line("Output", format!("{}{replaced}", plan.output.display()));
     let known = |bytes: Option<u64>| bytes.map_or_else(|| "an unknown amount".to_owned(), size);
     line("Space", format!("{} needed, {} free", known(plan.needed_bytes), known(plan.available_bytes)));
-    line("Builder", "local".to_owned());
-    for (i, change) in plan.changes.iter().enumerate() {
-        line(if i == 0 { "Changes" } else { "" }, change.clone());
+    for (name, lines) in [("Builder", &plan.builder), ("Changes", &plan.changes)] {
+        for (i, value) in lines.iter().enumerate() {
+            line(if i == 0 { name } else { "" }, value.clone());
+        }
     }
     out
 }

@@ -1,19 +1,17 @@
 //! Both ends over wires that are whole, and over wires that split, cut and corrupt.
 
-mod wire;
-
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use crate::wire::{Fault, wire};
 use ocne_disk::{BlockDevice, MemoryDevice, ReadRequest};
-use ocne_transfer::client::{Outcome, convert_blocks};
+use ocne_transfer::client::{Outcome, Task, convert_blocks};
 use ocne_transfer::messages::Job;
 use ocne_transfer::{Channel, TransferError, agent};
 use proptest::prelude::*;
 use serde_json::json;
-use wire::{Fault, wire};
 
 fn disk(len: usize) -> MemoryDevice {
     // A part that compresses, and a part that does not.
@@ -25,6 +23,10 @@ fn disk(len: usize) -> MemoryDevice {
         if i % 9000 < 5000 { u8::try_from(i / 512 % 256).unwrap_or(0) } else { state.to_le_bytes()[0] }
     });
     MemoryDevice { bytes: bytes.collect() }
+}
+
+fn task<'a>(program: &'a str, options: serde_json::Value, cancel: &'a AtomicBool) -> Task<'a> {
+    Task { program, options, events: &|_| {}, cancel }
 }
 
 /// What an agent does that reads these batches of ranges and changes one byte in each range.
@@ -65,14 +67,14 @@ fn session(
         let device = agent::RemoteDevice::new(channel, job.size_bytes);
         let changes = work(&device, &batches)?;
         let mut channel = device.into_channel();
-        agent::deliver(&mut channel, &changes, json!({ "made": changes.len() }))
+        agent::deliver(&mut channel, &changes, json!({ "made": changes.len() }), None)
             .map_err(|e| e.to_string())?;
         Ok(job)
     });
     let client = {
         let mut channel = Channel::new(client_reads, client_writes);
         let cancel = AtomicBool::new(false);
-        convert_blocks(&mut channel, device, "client 1", json!({ "x": 1 }), &|_| {}, &cancel)
+        convert_blocks(&mut channel, device, task("client 1", json!({ "x": 1 }), &cancel))
     };
     Both { client, agent: other.join().unwrap() }
 }
@@ -104,9 +106,46 @@ fn what_is_no_agent_is_shown() {
     drop(writes);
     let mut channel = Channel::new(reads, client_writes);
     let cancel = AtomicBool::new(false);
-    let e = convert_blocks(&mut channel, &disk(512), "c", json!({}), &|_| {}, &cancel).unwrap_err();
+    let e = convert_blocks(&mut channel, &disk(512), task("c", json!({}), &cancel)).unwrap_err();
     assert!(e.to_string().contains("sh: ocne-agent: Permission denied"), "{e}");
     assert!(!e.is_transient());
+}
+
+#[test]
+fn another_version_is_named() {
+    for theirs in ["ocne-transfer/2", ""] {
+        let (agent_reads, client_writes) = wire(Fault::None);
+        let (client_reads, agent_writes) = wire(Fault::None);
+        let other = thread::spawn(move || {
+            let mut channel = Channel::new(agent_reads, agent_writes);
+            let hello = json!({ "protocol": theirs, "program": "agent 2", "modes": ["blocks"] });
+            channel.send_json(ocne_transfer::frame::FrameKind::Hello, &hello).unwrap();
+            channel.expect(ocne_transfer::frame::FrameKind::Hello).map(<[u8]>::to_vec).unwrap()
+        });
+        let mut channel = Channel::new(client_reads, client_writes);
+        let cancel = AtomicBool::new(false);
+        let e = convert_blocks(&mut channel, &disk(512), task("c", json!({}), &cancel)).unwrap_err();
+        assert!(matches!(&e, TransferError::Version { theirs: t, .. } if t == theirs), "{e}");
+        assert!(!e.is_transient());
+        assert!(!other.join().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn an_agent_of_a_later_release_is_understood() {
+    let (agent_reads, client_writes) = wire(Fault::None);
+    let (client_reads, agent_writes) = wire(Fault::None);
+    let other = thread::spawn(move || {
+        let mut channel = Channel::new(agent_reads, agent_writes);
+        let hello = json!({ "protocol": "ocne-transfer/1", "program": "agent 2", "modes": ["dream", "full"], "x": 1 });
+        channel.send_json(ocne_transfer::frame::FrameKind::Hello, &hello).unwrap();
+        channel.expect(ocne_transfer::frame::FrameKind::Hello).unwrap().len()
+    });
+    let mut channel = Channel::new(client_reads, client_writes);
+    let cancel = AtomicBool::new(false);
+    let e = convert_blocks(&mut channel, &disk(512), task("c", json!({}), &cancel)).unwrap_err();
+    assert!(e.to_string().contains("agent 2 does not know the mode `blocks`"), "{e}");
+    assert!(other.join().unwrap() > 0);
 }
 
 #[test]
@@ -124,7 +163,7 @@ fn a_client_that_is_cancelled_stops() {
     });
     let result = {
         let mut channel = Channel::new(client_reads, client_writes);
-        convert_blocks(&mut channel, &disk(512), "c", json!({}), &|_| {}, &cancel)
+        convert_blocks(&mut channel, &disk(512), task("c", json!({}), &cancel))
     };
     assert!(matches!(result, Err(TransferError::Interrupted)));
     assert!(other.join().unwrap());
@@ -143,7 +182,7 @@ fn an_agent_that_gives_up_is_heard() {
     });
     let cancel = AtomicBool::new(false);
     let mut channel = Channel::new(client_reads, client_writes);
-    let e = convert_blocks(&mut channel, &disk(512), "c", json!({}), &|_| {}, &cancel).unwrap_err();
+    let e = convert_blocks(&mut channel, &disk(512), task("c", json!({}), &cancel)).unwrap_err();
     assert!(matches!(&e, TransferError::Peer { message, hint: Some(h), .. }
         if message == "no such image" && h == "take another"));
     other.join().unwrap();
@@ -157,7 +196,7 @@ proptest! {
     fn no_wire_makes_a_wrong_result(
         batches in proptest::collection::vec(
             proptest::collection::vec((0_u64..1_000_000, 1_usize..50_000), 1..5), 1..5),
-        to_agent in wire::any_fault(), to_client in wire::any_fault(),
+        to_agent in crate::wire::any_fault(), to_client in crate::wire::any_fault(),
     ) {
         let device = disk(1_100_000);
         let wanted = expected(&device, &batches);
@@ -173,9 +212,9 @@ proptest! {
     #[test]
     fn garbage_is_refused(garbage in proptest::collection::vec(any::<u8>(), 0..400)) {
         let written = Arc::new(Mutex::new(Vec::new()));
-        let mut channel = Channel::new(garbage.as_slice(), wire::Sink(Arc::clone(&written)));
+        let mut channel = Channel::new(garbage.as_slice(), crate::wire::Sink(Arc::clone(&written)));
         let cancel = AtomicBool::new(false);
-        let result = convert_blocks(&mut channel, &disk(512), "c", json!({}), &|_| {}, &cancel);
+        let result = convert_blocks(&mut channel, &disk(512), task("c", json!({}), &cancel));
         prop_assert!(result.is_err());
     }
 }

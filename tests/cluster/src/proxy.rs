@@ -3,23 +3,30 @@
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Listens on loopback and passes on what comes, until it is cut.
+#[derive(Debug)]
 pub struct Proxy {
+    /// Where it listens.
     pub address: SocketAddr,
     state: Arc<State>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct State {
     is_cut: AtomicBool,
+    /// All connections end when so much was passed on; 0 is never.
+    cut_at_bytes: AtomicU64,
     passed_bytes: AtomicU64,
     streams: Mutex<Vec<TcpStream>>,
 }
 
 impl Proxy {
     /// To that address.
+    ///
+    /// # Errors
+    /// When nothing can be listened on.
     pub fn to(target: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
@@ -38,9 +45,12 @@ impl Proxy {
     /// Ends all connections, and every new one at once.
     pub fn cut(&self) {
         self.state.is_cut.store(true, Ordering::Relaxed);
-        for stream in self.state.streams.lock().unwrap().drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
+        self.state.end_all();
+    }
+
+    /// Ends all connections once, when so much was passed on since the start; new ones are passed on.
+    pub fn cut_at(&self, bytes: u64) {
+        self.state.cut_at_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// New connections are passed on again.
@@ -54,9 +64,21 @@ impl Proxy {
     }
 }
 
+impl State {
+    fn streams(&self) -> MutexGuard<'_, Vec<TcpStream>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end_all(&self) {
+        for stream in self.streams().drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
 fn connect(client: TcpStream, target: SocketAddr, state: &Arc<State>) -> io::Result<()> {
     let server = TcpStream::connect(target)?;
-    state.streams.lock().unwrap().extend([client.try_clone()?, server.try_clone()?]);
+    state.streams().extend([client.try_clone()?, server.try_clone()?]);
     for (from, to) in [(client.try_clone()?, server.try_clone()?), (server, client)] {
         let state = Arc::clone(state);
         std::thread::spawn(move || pass(from, to, &state));
@@ -65,12 +87,18 @@ fn connect(client: TcpStream, target: SocketAddr, state: &Arc<State>) -> io::Res
 }
 
 fn pass(mut from: TcpStream, mut to: TcpStream, state: &State) {
-    let mut buffer = vec![0; 1 << 16];
+    // Small enough for a cut to be somewhere in a frame.
+    let mut buffer = vec![0; 1 << 14];
     while let Ok(count) = from.read(&mut buffer) {
         if count == 0 || to.write_all(&buffer[..count]).is_err() {
             break;
         }
-        state.passed_bytes.fetch_add(count as u64, Ordering::Relaxed);
+        let passed_bytes = state.passed_bytes.fetch_add(count as u64, Ordering::Relaxed) + count as u64;
+        let cut_at_bytes = state.cut_at_bytes.load(Ordering::Relaxed);
+        if cut_at_bytes != 0 && passed_bytes >= cut_at_bytes {
+            state.cut_at_bytes.store(0, Ordering::Relaxed);
+            state.end_all();
+        }
     }
     let _ = to.shutdown(Shutdown::Both);
 }

@@ -1,0 +1,127 @@
+//! What travels to a builder pod and back: the same image whichever way it is made, over connections that break.
+
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use libtest_mimic::{Failed, Trial};
+use ocne_test_cluster::Proxy;
+
+use crate::cluster::{Site, on_the_cluster};
+use crate::support::{Bench, Random, must, text};
+use crate::variants;
+
+/// Every third of the variants that are converted, for each of the three tests of them.
+const VARIANTS: usize = 15;
+/// Connections that are cut, in each of two tests.
+const CUTS: u64 = 15;
+
+pub fn trials(bench: &Bench) -> Vec<Trial> {
+    on_the_cluster(
+        bench,
+        &[
+            ("transfer::variants_are_the_same_1", |site| variants_are_the_same(site, 0)),
+            ("transfer::variants_are_the_same_2", |site| variants_are_the_same(site, 1)),
+            ("transfer::variants_are_the_same_3", |site| variants_are_the_same(site, 2)),
+            ("transfer::connections_that_are_cut_1", |site| connections_that_are_cut(site, 1)),
+            ("transfer::connections_that_are_cut_2", |site| connections_that_are_cut(site, 2)),
+            ("transfer::a_pod_that_is_deleted", a_pod_that_is_deleted),
+        ],
+    )
+}
+
+/// A build that can be repeated, ready to start.
+fn seeded(site: &Site, builder: &str, extra: &[&str]) -> Command {
+    let mut c = site.create(builder, &["--seed", "e2e", "--kernel-args", "e2e.karg=1"]);
+    c.args(extra).env("SOURCE_DATE_EPOCH", "1800000000");
+    c
+}
+
+fn sha256(site: &Site) -> Result<String, Failed> {
+    let said = must(Command::new("sha256sum").arg(site.case.result()), "sha256sum")?;
+    Ok(text(&said.stdout).chars().take(64).collect())
+}
+
+fn variants_are_the_same(site: &Site, part: usize) -> Result<(), Failed> {
+    let converted: Vec<_> = variants::all().into_iter().filter(|v| !v.refuse).collect();
+    let step = converted.len() / VARIANTS;
+    for variant in converted.iter().step_by(step).skip(part).step_by(3) {
+        let mut own = site.another(&format!("{}-{}", site.namespace, variant.name))?;
+        own.case.make(&variant.options)?;
+        must(&mut seeded(&own, "local", &[]), "the build here")?;
+        let here = sha256(&own)?;
+        own.case.check("e2e.karg=1")?;
+        for way in ["blocks", "full"] {
+            fs_err::remove_file(own.case.result())?;
+            let said = must(&mut seeded(&own, "cluster", &["--transfer", way]), way)?;
+            let there = sha256(&own)?;
+            if here != there {
+                let said = text(&said.stderr);
+                return Err(format!("{}, {way}: {there} instead of {here}: {said}", variant.name).into());
+            }
+        }
+    }
+    site.assert_nothing_left()
+}
+
+/// The same over a line to the API server that this test has in its hand.
+fn over_proxy(site: &Site) -> Result<Proxy, Failed> {
+    let config = site.kubectl(&["config", "view", "--raw", "--flatten"])?;
+    let server = config.lines().find_map(|l| l.trim().strip_prefix("server: https://"));
+    let server = server.ok_or("no server")?.to_owned();
+    let proxy = Proxy::to(server.parse()?)?;
+    site.write_kubeconfig(&config.replace(&server, &proxy.address.to_string()))?;
+    Ok(proxy)
+}
+
+fn connections_that_are_cut(site: &Site, seed: u64) -> Result<(), Failed> {
+    must(&mut seeded(site, "local", &[]), "the build here")?;
+    let wanted = sha256(site)?;
+    let ways = ["blocks", "full"];
+    // How much travels when nothing is cut.
+    let mut whole_bytes = [0; 2];
+    for (way, whole_bytes) in ways.iter().zip(&mut whole_bytes) {
+        let proxy = over_proxy(site)?;
+        must(&mut seeded(site, "cluster", &["--transfer", way]), way)?;
+        *whole_bytes = proxy.passed_bytes();
+    }
+    let mut random = Random::new(seed);
+    for cut in 0..CUTS {
+        let n = usize::try_from(cut % 2)?;
+        let at_bytes = random.below(whole_bytes[n]) + 1;
+        let proxy = over_proxy(site)?;
+        proxy.cut_at(at_bytes);
+        fs_err::remove_file(site.case.result())?;
+        let about = format!("{}, cut at {at_bytes} of {}", ways[n], whole_bytes[n]);
+        must(&mut seeded(site, "cluster", &["--transfer", ways[n]]), &about)?;
+        if sha256(site)? != wanted {
+            return Err(format!("{about}: another image").into());
+        }
+        site.assert_nothing_left().map_err(|e| format!("{about}: {}", e.message().unwrap_or_default()))?;
+    }
+    Ok(())
+}
+
+fn a_pod_that_is_deleted(site: &Site) -> Result<(), Failed> {
+    let child = seeded(site, "cluster", &["--transfer", "full", "-l", "debug"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let begun = Instant::now();
+    while !site.left()?.contains("pod/") {
+        if begun.elapsed() > Duration::from_secs(30) {
+            return Err("no pod was seen".into());
+        }
+        sleep(Duration::from_millis(20)); // it may be anywhere in its work when it is deleted
+    }
+    site.kubectl(&["delete", "pods", "--all", "--now", "-n", &site.namespace])?;
+    let out = child.wait_with_output()?;
+    let said = text(&out.stderr);
+    if out.status.code() != Some(3) || !said.contains("hint: ") || !said.contains("deleted") {
+        return Err(format!("{}: {said}", out.status).into());
+    }
+    if site.case.result().exists() || !site.case.left_over()?.is_empty() {
+        return Err("something was written".into());
+    }
+    site.assert_nothing_left()
+}
