@@ -293,10 +293,17 @@ impl ClusterError {
 /// The line of a Role that would allow it.
 fn access_hint(verb: &str, resource: &str, group: &str, namespace: Option<&str>) -> String {
     let kind = if namespace.is_some() { "Role" } else { "ClusterRole" };
+    // Only what is left of builds is listed in all namespaces; most users may look in their own.
+    let is_everywhere = namespace.is_none() && verb == "list";
+    let narrower = if is_everywhere { "name one namespace with `--namespace`; " } else { "" };
     let mut hint = format!(
-        "a {kind} with `- {{apiGroups: [\"{group}\"], resources: [{resource}], verbs: [{verb}]}}` allows it"
+        "{narrower}a {kind} with `- {{apiGroups: [\"{group}\"], resources: [{resource}], verbs: [{verb}]}}` allows it"
     );
-    let namespaced = namespace.map(|n| format!(" --namespace {n}")).unwrap_or_default();
+    let namespaced = match namespace {
+        Some(name) => format!(" --namespace {name}"),
+        None if is_everywhere => " --all-namespaces".to_owned(),
+        None => String::new(),
+    };
     let (resource, subresource) = match resource.split_once('/') {
         Some((resource, sub)) => (resource, format!(" --subresource {sub}")),
         None => (resource, String::new()),

@@ -38,8 +38,8 @@ pub struct Leftover {
 impl Cluster {
     /// Lists Jobs and pods of builds, in one namespace or in all.
     pub async fn leftovers(&self, namespace: Option<&str>) -> Result<Vec<Leftover>, ClusterError> {
-        let jobs: Vec<Job> = self.list_ours(namespace).await?;
-        let pods: Vec<Pod> = self.list_ours(namespace).await?;
+        let jobs: Vec<Job> = self.list_ours(namespace, "batch", "jobs").await?;
+        let pods: Vec<Pod> = self.list_ours(namespace, "", "pods").await?;
         let now = Timestamp::now();
         let mut found = Vec::new();
         let mut with_job = BTreeSet::new();
@@ -66,7 +66,12 @@ impl Cluster {
         }
     }
 
-    async fn list_ours<K>(&self, namespace: Option<&str>) -> Result<Vec<K>, ClusterError>
+    async fn list_ours<K>(
+        &self,
+        namespace: Option<&str>,
+        group: &'static str,
+        resource: &'static str,
+    ) -> Result<Vec<K>, ClusterError>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Clone
@@ -81,10 +86,19 @@ impl Cluster {
         let action = || {
             let place =
                 namespace.map_or_else(|| "all namespaces".to_owned(), |n| format!("the namespace `{n}`"));
-            format!("list {} in {place}", K::plural(&()))
+            format!("list {resource} in {place}")
         };
-        let list = patiently(|| api.list(&parameters)).await;
-        Ok(list.map_err(|failure| failure.into_error(&self.server, &action()))?.items)
+        match patiently(|| api.list(&parameters)).await {
+            Ok(list) => Ok(list.items),
+            Err(failure) if failure.status() == Some(403) => Err(ClusterError::Access {
+                verb: "list",
+                resource,
+                group,
+                namespace: namespace.map(ToOwned::to_owned),
+                reason: failure.reason(),
+            }),
+            Err(failure) => Err(failure.into_error(&self.server, &action())),
+        }
     }
 }
 
