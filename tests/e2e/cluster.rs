@@ -24,10 +24,10 @@ const KILLS: u64 = 20;
 const KILLS_AT_ONCE: u64 = 4;
 const AT_ONCE: usize = 8;
 
-pub(crate) type Test = fn(&Site) -> Result<(), Failed>;
+pub type Test = fn(&Site) -> Result<(), Failed>;
 
 pub fn trials(bench: &Bench) -> Vec<Trial> {
-    let tests: [(&str, Test); 7] = [
+    let tests: [(&'static str, Test); 7] = [
         ("cluster::a_pod_converts_as_this_process_does", a_pod_converts_as_this_process_does),
         (
             "cluster::a_refused_image_is_refused_in_the_same_words",
@@ -43,7 +43,7 @@ pub fn trials(bench: &Bench) -> Vec<Trial> {
 }
 
 /// Tests that need the cluster; where there can be none, they are ignored, and say why.
-pub(crate) fn on_the_cluster(bench: &Bench, tests: &[(&'static str, Test)]) -> Vec<Trial> {
+pub fn on_the_cluster(bench: &Bench, tests: &[(&'static str, Test)]) -> Vec<Trial> {
     let why_not = why_not();
     tests
         .iter()
@@ -58,7 +58,7 @@ pub(crate) fn on_the_cluster(bench: &Bench, tests: &[(&'static str, Test)]) -> V
 }
 
 /// What all tests here share: the agent's program, static, and an image with a shell.
-pub(crate) struct Means {
+pub struct Means {
     agents: PathBuf,
     pub shell_image: String,
     pub agent_image: String,
@@ -87,7 +87,7 @@ fn means(bench: &Bench, cluster: &TestCluster) -> Result<Means, Failed> {
 }
 
 /// One test's place: its folder, its namespace.
-pub(crate) struct Site {
+pub struct Site {
     pub cluster: &'static TestCluster,
     pub means: &'static Means,
     pub case: Case,

@@ -8,6 +8,7 @@
 mod boot;
 mod cluster;
 mod damage;
+mod deploy;
 mod interrupt;
 mod pod_refusals;
 mod pod_transfer;
@@ -25,12 +26,14 @@ fn main() -> ExitCode {
     trials.extend(interrupt::trials(&bench));
     trials.extend(damage::trials(&bench));
     trials.extend(boot::trials(&bench));
+    trials.extend(deploy::trials(&bench));
     let here = libtest_mimic::run(&arguments, trials);
     // By themselves: the mount namespaces of a node and its pods keep copies of what is mounted when they are made, and
     // a file system that a fixture unmounts meanwhile would stay open there, its log not yet written back.
     let mut trials = cluster::trials(&bench);
     trials.extend(pod_refusals::trials(&bench));
     trials.extend(pod_transfer::trials(&bench));
+    trials.extend(deploy::cluster_trials(&bench));
     let on_the_cluster = libtest_mimic::run(&arguments, trials);
     ocne_test_cluster::stop();
     if here.has_failed() { here.exit_code() } else { on_the_cluster.exit_code() }
