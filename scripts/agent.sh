@@ -1,12 +1,30 @@
 #!/usr/bin/env bash
 # Builds the program of builder pods as one static file for each architecture: agent.sh [ARCH…], by default amd64 and arm64
-#   AGENT_PROFILE (default release)
+#   AGENT_PROFILE (default release). Exit status 1 when none could be built; what is missing for one is said.
+# The same commit and toolchain give the same bytes, whatever the folders are called.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 profile=${AGENT_PROFILE:-release} target=${CARGO_TARGET_DIR:-target}
 built=$profile
 [[ $profile != dev ]] || built=debug
-export RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static"
+mkdir -p "$target"
+
+sysroot=$(rustc --print sysroot)
+commit=$(rustc --version --verbose | sed -n 's/^commit-hash: //p')
+read -ra flags <<<"${RUSTFLAGS:-}"
+flags+=(
+	-Ctarget-feature=+crt-static
+	# a linker that writes a build id makes it of what is stripped afterwards, paths included
+	-Clink-arg=-Wl,--build-id=none
+	# messages of panics name source files; the last that matches counts
+	"--remap-path-prefix=$PWD=/ocne"
+	"--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
+	"--remap-path-prefix=$sysroot/lib/rustlib/src/rust=/rustc/$commit"
+	"--remap-path-prefix=$(realpath "$target")=/target"
+)
+CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && echo "${flags[*]}")
+export CARGO_ENCODED_RUSTFLAGS
+
 archs=("$@")
 ((${#archs[@]})) || archs=(amd64 arm64)
 missing=() host=$(rustc -vV | sed -n 's/^host: //p')
