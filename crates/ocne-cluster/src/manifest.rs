@@ -37,6 +37,10 @@ const CREATED_AT: &str = "ocne.oracle.com/created-at";
 /// Annotation: which version of the program.
 const CLIENT_VERSION: &str = "ocne.oracle.com/client-version";
 
+/// A client that brings the agent cannot be heard before the agent is there, so it gets at least as long as one attempt
+/// of that may take.
+const BRING_SECONDS_MIN: i32 = 60;
+
 /// A name that no other build has.
 pub(crate) fn new_id() -> Result<String, ClusterError> {
     let mut bytes = [0; 8];
@@ -145,11 +149,27 @@ fn start(container: &mut Container, spec: &PodSpec) {
             container.command = Some(command.map(ToOwned::to_owned).to_vec());
         }
         PodEntry::Shell => {
-            let script = format!("read line && exec /scratch/ocne-agent wait --idle-timeout {idle_seconds}");
+            let script = shell_script(idle_seconds.max(BRING_SECONDS_MIN), idle_seconds);
             container.command = Some(vec!["sh".to_owned(), "-c".to_owned(), script]);
             container.stdin = Some(true);
         }
     }
+}
+
+/// What a pod with a shell only does first: it waits for a line, which says that the agent's program is there, and
+/// becomes it. When the line does not come in time, it ends.
+///
+/// No POSIX shell has to know `read -t`. One that does not, such as dash, answers with 2 and waits without limit, until
+/// the Job's deadline; after a time-out bash answers with 128 and more, BusyBox with 1.
+fn shell_script(bring_seconds: i32, idle_seconds: i32) -> String {
+    [
+        &format!("read -t {bring_seconds} line 2>/dev/null"),
+        "case $? in 0) ;; 2) read line ;; *) false ;; esac &&",
+        &format!("exec /scratch/ocne-agent wait --idle-timeout {idle_seconds}"),
+        "echo 'no client brought the agent; this pod ends' >&2",
+        "exit 1",
+    ]
+    .join("\n")
 }
 
 fn resources(spec: &PodSpec) -> ResourceRequirements {
@@ -196,6 +216,10 @@ fn scratch_volume(name: &str, spec: &PodSpec) -> Volume {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+    use std::path::Path;
+    use std::process::{Child, Command, Stdio};
+
     use super::*;
 
     #[test]
@@ -222,6 +246,72 @@ mod tests {
             format!("{volumes} {limits} {}", pod.containers[0].command.clone().unwrap().join(" "))
         };
         insta::assert_snapshot!(["emptydir", "memory", "pvc", "pvc:fast"].map(shape).join("\n"));
+    }
+
+    /// The script in a shell, with the folder in place of `/scratch`, and `echo` as the agent there.
+    fn in_shell(shell: &[&str], folder: &Path) -> Option<Child> {
+        std::os::unix::fs::symlink("/bin/echo", folder.join("ocne-agent")).unwrap();
+        let script = shell_script(1, 7).replace("/scratch", folder.to_str().unwrap());
+        let mut command = Command::new(shell[0]);
+        command.args(&shell[1..]).args(["-c", &script]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        match command.spawn() {
+            Ok(child) => Some(child),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                // Past the capture of tests that pass.
+                let words = format!("SKIPPED manifest::shell_script in {}: not installed\n", shell[0]);
+                let _ = std::io::stderr().write_all(words.as_bytes());
+                None
+            }
+            Err(error) => panic!("{shell:?}: {error}"),
+        }
+    }
+
+    const SHELLS: [(&[&str], bool); 4] =
+        [(&["bash"], true), (&["bash", "--posix"], true), (&["busybox", "sh"], true), (&["dash"], false)];
+
+    #[test]
+    fn any_shell_becomes_the_agent_when_a_line_comes() {
+        for (shell, _) in SHELLS {
+            let folder = tempfile::tempdir().unwrap();
+            let Some(mut child) = in_shell(shell, folder.path()) else { continue };
+            child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+            let output = child.wait_with_output().unwrap();
+            let said = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+            assert_eq!(said, ("wait --idle-timeout 7\n".to_owned(), String::new()), "{shell:?}");
+            assert!(output.status.success(), "{shell:?}");
+        }
+    }
+
+    #[test]
+    fn a_shell_ends_when_no_line_comes_in_time_if_it_can() {
+        for (shell, has_time_out) in SHELLS {
+            let folder = tempfile::tempdir().unwrap();
+            let Some(mut child) = in_shell(shell, folder.path()) else { continue };
+            let mut stdin = child.stdin.take().unwrap();
+            if !has_time_out {
+                // The line comes after the others' time-out.
+                std::thread::sleep(Duration::from_millis(1500));
+                stdin.write_all(b"\n").unwrap();
+            }
+            let output = child.wait_with_output().unwrap();
+            drop(stdin);
+            assert_eq!(output.status.success(), !has_time_out, "{shell:?}");
+            assert_eq!(output.stdout.is_empty(), has_time_out, "{shell:?}");
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(said.contains("no client brought the agent"), has_time_out, "{shell:?}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_shell_ends_when_its_input_does() {
+        for (shell, _) in SHELLS {
+            let folder = tempfile::tempdir().unwrap();
+            let Some(child) = in_shell(shell, folder.path()) else { continue };
+            let output = child.wait_with_output().unwrap();
+            assert_eq!(output.status.code(), Some(1), "{shell:?}");
+            assert!(output.stdout.is_empty(), "{shell:?}");
+        }
     }
 
     #[test]
