@@ -6,12 +6,16 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 FUZZ_SECONDS ?= 60
 RUN_DIR ?= target/run
+ARCHS ?= amd64 arm64
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+RELEASE := $(TARGET)/release
+LIBEXEC := $(DESTDIR)$(PREFIX)/libexec/ocne
 SMALL_IMAGE := tests/fixtures/ock-small.oci-archive
 
-.PHONY: help setup build agent run test lint bench fuzz install clean
+.PHONY: help setup build agent builder-image run test lint bench fuzz install clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install the Debian packages that the tests need (quick the second time)
 	@scripts/setup.sh
@@ -22,10 +26,14 @@ build: ## build the program: target/release/ocne
 agent: ## build the program of builder pods, static, for amd64 and arm64: target/release/ocne-agent-ARCH
 	@scripts/agent.sh
 
+builder-image: ## assemble the container image of builder pods, for ARCHS (default amd64 arm64): target/release/ocne-builder.oci-archive
+	@scripts/agent.sh $(ARCHS)
+	@scripts/builder-image.py $(RELEASE)/ocne-builder.oci-archive $(foreach arch,$(ARCHS),$(arch)=$(RELEASE)/ocne-agent-$(arch))
+
 run: build ## build the program and convert the committed boot image, as an ordinary user
 	@mkdir -p $(RUN_DIR)
-	target/release/ocne image create --type oci --arch amd64 --image oci-archive:$(SMALL_IMAGE) --output $(RUN_DIR)/boot.oci
-	target/release/ocne image info --file $(RUN_DIR)/boot.oci --check
+	$(RELEASE)/ocne image create --type oci --arch amd64 --image oci-archive:$(SMALL_IMAGE) --output $(RUN_DIR)/boot.oci
+	$(RELEASE)/ocne image info --file $(RUN_DIR)/boot.oci --check
 
 test: setup ## set up, then run every test; what cannot run here says so and counts as skipped
 	@scripts/test.sh
@@ -39,14 +47,22 @@ bench: build ## time the program beside its peers on a 1.4 GB image, print ratio
 fuzz: ## run every fuzz target for FUZZ_SECONDS (default 60) each
 	@scripts/fuzz.sh $(FUZZ_SECONDS)
 
-install: build ## install program, man pages and completions below PREFIX (default /usr/local)
-	install -D -m 755 target/release/ocne $(DESTDIR)$(PREFIX)/bin/ocne
+install: build ## install program, agents, man pages and completions below PREFIX (default /usr/local)
+	install -D -m 755 $(RELEASE)/ocne $(DESTDIR)$(PREFIX)/bin/ocne
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1
-	target/release/ocne man --dir $(DESTDIR)$(PREFIX)/share/man/man1
+	$(RELEASE)/ocne man --dir $(DESTDIR)$(PREFIX)/share/man/man1
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
-	target/release/ocne completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/ocne
-	target/release/ocne completion zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_ocne
-	target/release/ocne completion fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/ocne.fish
+	$(RELEASE)/ocne completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/ocne
+	$(RELEASE)/ocne completion zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_ocne
+	$(RELEASE)/ocne completion fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/ocne.fish
+	@for arch in $(ARCHS); do \
+		if scripts/agent.sh $$arch; then \
+			install -v -D -m 755 $(RELEASE)/ocne-agent-$$arch $(LIBEXEC)/ocne-agent-$$arch; \
+		else \
+			rm -f $(LIBEXEC)/ocne-agent-$$arch; \
+			echo "install: without ocne-agent-$$arch: on $$arch nodes --builder-image has to name an image with the agent in it (docs/builder-image.md)" >&2; \
+		fi; \
+	done
 
 clean: ## remove what was built
 	$(CARGO) clean

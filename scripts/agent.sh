@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the program of builder pods as one static file for each architecture: agent.sh [ARCH…], by default amd64 and arm64
-#   AGENT_PROFILE (default release). Exit status 1 when none could be built; what is missing for one is said.
+#   AGENT_PROFILE (default release)
+# What is missing for one is said; the exit status is 1 when a build failed, or when none could begin.
 # The same commit and toolchain give the same bytes, whatever the folders are called.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,7 +16,7 @@ read -ra flags <<<"${RUSTFLAGS:-}"
 flags+=(
 	-Ctarget-feature=+crt-static
 	# a linker that writes a build id makes it of what is stripped afterwards, paths included
-	-Clink-arg=-Wl,--build-id=none
+	'-Clink-arg=-Wl,--build-id=none'
 	# messages of panics name source files; the last that matches counts
 	"--remap-path-prefix=$PWD=/ocne"
 	"--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
@@ -34,6 +35,8 @@ for arch in "${archs[@]}"; do
 	arm64) triple=aarch64-unknown-linux-gnu gcc=aarch64-linux-gnu-gcc ;;
 	*) echo "agent: $arch is neither amd64 nor arm64" >&2; exit 2 ;;
 	esac
+	# not an old one, when there is no new one
+	rm -f "$target/$built/ocne-agent-$arch"
 	if ! rustc --print target-libdir --target "$triple" 2>/dev/null | xargs -I{} test -d {}; then
 		missing+=("$arch: the Rust target; hint: rustup target add $triple")
 		continue

@@ -14,6 +14,8 @@ PACKAGES=(
 	cpio grub-common grub-efi-amd64-bin mmdebstrap ovmf qemu-system-x86 zstd
 	# lint, the network files and man pages
 	busybox-static dash jq curl man-db shellcheck
+	# the arm64 program of builder pods: built here, run here
+	gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static
 )
 
 missing=()
@@ -29,6 +31,21 @@ cluster() {
 	fi
 }
 
+# Rust's library for arm64, wherever this user's rustup can bring it
+arm64() {
+	local triple=aarch64-unknown-linux-gnu reason=''
+	[[ ! -d $(rustc --print target-libdir --target "$triple" 2>/dev/null) ]] || return 0
+	if ! command -v rustup >/dev/null; then
+		reason='there is no rustup; hint: install the Rust library of your distribution for it'
+	elif ! reason=$(timeout 300 rustup --quiet target add "$triple" 2>&1); then
+		reason="rustup could not bring it: $(tail -n 1 <<<"${reason:-no answer in 300 s}")"
+	else
+		return 0
+	fi
+	echo "setup: no Rust target $triple, so the arm64 agent is not built, and its tests are skipped: $reason" >&2
+}
+
+arm64
 if ((${#missing[@]} == 0)); then
 	echo "setup: all ${#PACKAGES[@]} packages are installed"
 	cluster

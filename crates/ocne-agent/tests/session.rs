@@ -1,6 +1,6 @@
 //! The built agent, spoken to as the client does it: the same conversion as in one process, in few rounds.
 
-use std::io::Read;
+use std::io::{Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::AtomicBool;
@@ -42,7 +42,12 @@ fn options() -> ConvertOptions {
 }
 
 fn agent(scratch: &Path) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_ocne-agent"))
+    session(Command::new(env!("CARGO_BIN_EXE_ocne-agent")), scratch)
+}
+
+/// Starts a session of an agent that this command runs.
+fn session(mut agent: Command, scratch: &Path) -> Child {
+    agent
         .arg("session")
         .env("OCNE_AGENT_SCRATCH", scratch)
         .stdin(Stdio::piped())
@@ -59,12 +64,51 @@ fn finish(mut agent: Child) -> (bool, String) {
     (agent.wait().unwrap().success(), log)
 }
 
+/// The agent for arm64, static, as `make agent` builds it but for the profile, or why there is none.
+fn arm64_agent() -> Result<PathBuf, String> {
+    let target = Path::new(env!("CARGO_BIN_EXE_ocne-agent")).ancestors().nth(2).unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/agent.sh");
+    let mut build = Command::new(script);
+    let output =
+        build.arg("arm64").env("AGENT_PROFILE", "dev").env("CARGO_TARGET_DIR", target).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    match said.lines().find_map(|line| line.strip_prefix("agent: not built for ")) {
+        Some(missing) => Err(missing.to_owned()),
+        None if output.status.success() => Ok(target.join("debug/ocne-agent-arm64")),
+        None => panic!("{script}: {said}"),
+    }
+}
+
 #[test]
 fn the_same_conversion_as_here_in_few_rounds() {
     let dir = tempfile::tempdir().unwrap();
-    let image = Qcow2::open(&boot_image(dir.path())).unwrap();
+    check_conversion(agent(dir.path()), dir.path());
+}
+
+#[test]
+fn the_arm64_agent_converts_as_well() {
+    const EMULATOR: &str = "qemu-aarch64-static";
+    let has_emulator = Command::new(EMULATOR).arg("--version").output().is_ok();
+    let program = if has_emulator { arm64_agent() } else { Err(format!("{EMULATOR} is not installed")) };
+    let program = match program {
+        Ok(program) => program,
+        Err(reason) => {
+            let words = format!("SKIPPED session::the_arm64_agent_converts_as_well: {reason}\n");
+            // Past the capture of tests that pass.
+            let _ = std::io::stderr().write_all(words.as_bytes());
+            return;
+        }
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let mut emulator = Command::new(EMULATOR);
+    emulator.arg(program);
+    check_conversion(session(emulator, dir.path()), dir.path());
+}
+
+/// The agent does what this process does, and says so as the client expects it.
+fn check_conversion(mut agent: Child, dir: &Path) {
+    let image = Qcow2::open(&boot_image(dir)).unwrap();
     let here = convert(&image, &options(), &|_| {}).unwrap();
-    let mut agent = agent(dir.path());
     let (stdin, stdout) = (agent.stdin.take().unwrap(), agent.stdout.take().unwrap());
     let cancel = AtomicBool::new(false);
     let (there, work) = convert_remotely(stdout, stdin, &image, &options(), Way::Blocks, &cancel).unwrap();
@@ -74,7 +118,7 @@ fn the_same_conversion_as_here_in_few_rounds() {
     assert!(good, "{log}");
     // Every line of its log is JSON for the client's log.
     assert!(log.lines().all(|l| l.starts_with("{\"level\":\"info\"")), "{log}");
-    assert!(dir.path().join("heartbeat").exists());
+    assert!(dir.join("heartbeat").exists());
 }
 
 /// A file that kills the agent when so much of it was sent, and what a session says then.

@@ -28,6 +28,8 @@ Environment:
   OCNE_HOME            the folder of settings and images, instead of ~/.ocne
   OCNE_DEFAULTS        the defaults file, instead of ~/.ocne/defaults.yaml
   KUBECONFIG           the cluster configuration that --kubeconfig would name
+  OCNE_AGENT_DIR       the folder of ocne-agent-amd64 and ocne-agent-arm64, for pods whose image has
+                       none, instead of the program's own and ../libexec/ocne beside that
   REGISTRY_AUTH_FILE   credentials for registries, as --authfile
   HTTPS_PROXY, HTTP_PROXY, NO_PROXY
                        proxies, over proxy.* of the defaults file
