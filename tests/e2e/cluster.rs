@@ -57,7 +57,8 @@ pub fn on_the_cluster(bench: &Bench, tests: &[(&'static str, Test)]) -> Vec<Tria
         .collect()
 }
 
-/// What all tests here share: the agent's program, static, and an image with a shell.
+/// What all tests here share: the agent's program, static, an image with a shell, and the image that
+/// `make builder-image` makes, but for the agent's profile.
 pub struct Means {
     agents: PathBuf,
     pub shell_image: String,
@@ -69,20 +70,28 @@ static MEANS: OnceLock<Result<Means, String>> = OnceLock::new();
 fn means(bench: &Bench, cluster: &TestCluster) -> Result<Means, Failed> {
     let target =
         std::path::Path::new(env!("CARGO_BIN_EXE_ocne")).ancestors().nth(2).ok_or("no build folder")?;
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/agent.sh");
-    must(
-        Command::new(script).arg("amd64").env("AGENT_PROFILE", "dev").env("CARGO_TARGET_DIR", target),
-        "agent.sh",
-    )?;
+    let scripts = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts"));
+    let mut agent_sh = Command::new(scripts.join("agent.sh"));
+    must(agent_sh.env("AGENT_PROFILE", "dev").env("CARGO_TARGET_DIR", target), "agent.sh")?;
     let agents = bench.folder().join("agents");
     fs_err::create_dir(&agents)?;
-    let agent = agents.join("ocne-agent-amd64");
-    fs_err::copy(target.join("debug/ocne-agent-amd64"), &agent)?;
-    fs_err::set_permissions(&agent, PermissionsExt::from_mode(0o755))?;
+    let archive = agents.join("ocne-builder.oci-archive");
+    let mut assemble = Command::new(scripts.join("builder-image.py"));
+    assemble.arg(&archive);
+    for arch in ["amd64", "arm64"] {
+        let (name, agent) = (format!("ocne-agent-{arch}"), agents.join(format!("ocne-agent-{arch}")));
+        let built = target.join("debug").join(name);
+        // The cluster's node is amd64; for arm64 there may be no compiler here.
+        if arch == "amd64" || built.exists() {
+            fs_err::copy(built, &agent)?;
+            fs_err::set_permissions(&agent, PermissionsExt::from_mode(0o755))?;
+            assemble.arg(format!("{arch}={}", agent.display()));
+        }
+    }
+    must(&mut assemble, "builder-image.py")?;
     let failed = |e: Box<dyn std::error::Error>| Failed::from(e.to_string());
     let shell_image = cluster.push_image("shell", &["sh", "cat", "chmod"], &[]).map_err(failed)?;
-    let program = fs_err::read(&agent)?;
-    let agent_image = cluster.push_image("ocne-agent", &[], &[("ocne-agent", &program)]).map_err(failed)?;
+    let agent_image = cluster.push_archive(&archive, "ocne-agent").map_err(failed)?;
     Ok(Means { agents, shell_image, agent_image })
 }
 

@@ -108,15 +108,24 @@ impl TestCluster {
             fs_err::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
         }
         let archive = self.folder.join(format!("{name}.tar"));
-        let reference = format!("{}/{name}:1", self.registry);
-        let (source, target) =
-            (format!("oci-archive:{}", archive.display()), format!("docker://{reference}"));
         run(Command::new(scripts().join("mkimage.py"))
             .arg(&archive)
             .arg(format!("{name}:1"))
             .arg(&image)
             .arg("/bin/sh"))?;
-        run(Command::new("skopeo").args(["copy", "-q", "--dest-tls-verify=false", &source, &target]))?;
+        self.push_archive(&archive, name)
+    }
+
+    /// Puts an OCI archive, with all its architectures, into the registry as `NAME:1`.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn push_archive(&self, archive: &Path, name: &str) -> Result<String> {
+        let reference = format!("{}/{name}:1", self.registry);
+        let (source, target) =
+            (format!("oci-archive:{}", archive.display()), format!("docker://{reference}"));
+        let copy = ["copy", "-q", "--all", "--dest-tls-verify=false", &source, &target];
+        run(Command::new("skopeo").args(copy))?;
         Ok(reference)
     }
 
