@@ -12,6 +12,7 @@ mkdir -p "$target"
 
 sysroot=$(rustc --print sysroot)
 commit=$(rustc --version --verbose | sed -n 's/^commit-hash: //p')
+host=$(rustc --version --verbose | sed -n 's/^host: //p')
 read -ra flags <<<"${RUSTFLAGS:-}"
 flags+=(
 	-Ctarget-feature=+crt-static
@@ -28,7 +29,7 @@ export CARGO_ENCODED_RUSTFLAGS
 
 archs=("$@")
 ((${#archs[@]})) || archs=(amd64 arm64)
-missing=() host=$(rustc -vV | sed -n 's/^host: //p')
+missing=()
 for arch in "${archs[@]}"; do
 	case $arch in
 	amd64) triple=x86_64-unknown-linux-gnu gcc=x86_64-linux-gnu-gcc ;;
@@ -41,15 +42,19 @@ for arch in "${archs[@]}"; do
 		missing+=("$arch: the Rust target; hint: rustup target add $triple")
 		continue
 	fi
+	tools=()
+	if [[ $triple == "$host" ]]; then
+		# naming a linker for the host would have Cargo rebuild all procedural macros and build scripts, now and after
+		gcc=cc
+	else
+		name=${triple//-/_}
+		tools=("CARGO_TARGET_${name^^}_LINKER=$gcc" "CC_$name=$gcc")
+	fi
 	if ! command -v "$gcc" >/dev/null; then
 		missing+=("$arch: $gcc; hint: make setup")
 		continue
 	fi
-	name=${triple//-/_} tools=()
-	# Not for this machine's own: another linker makes cargo build all build scripts anew, and the next plain build again.
-	[[ $triple == "$host" ]] || tools=("CARGO_TARGET_${name^^}_LINKER=$gcc" "CC_$name=$gcc")
-	env "${tools[@]}" \
-		cargo build --profile "$profile" --locked --package ocne-agent --target "$triple"
+	env "${tools[@]}" cargo build --profile "$profile" --locked --package ocne-agent --target "$triple"
 	mkdir -p "$target/$built"
 	cp "$target/$triple/$built/ocne-agent" "$target/$built/ocne-agent-$arch"
 	echo "agent: $target/$built/ocne-agent-$arch, $(stat -c %s "$target/$built/ocne-agent-$arch") bytes"
