@@ -11,6 +11,7 @@ mod damage;
 mod deploy;
 mod interrupt;
 mod pod_refusals;
+mod pod_restarts;
 mod pod_transfer;
 mod support;
 mod variants;
@@ -35,6 +36,9 @@ fn main() -> ExitCode {
     trials.extend(pod_transfer::trials(&bench));
     trials.extend(deploy::cluster_trials(&bench));
     let on_the_cluster = libtest_mimic::run(&arguments, trials);
+    arguments.test_threads = Some(1);
+    let restarts = libtest_mimic::run(&arguments, pod_restarts::trials(&bench));
     ocne_test_cluster::stop();
-    if here.has_failed() { here.exit_code() } else { on_the_cluster.exit_code() }
+    let all = [here, on_the_cluster, restarts];
+    if all.iter().any(libtest_mimic::Conclusion::has_failed) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }

@@ -103,12 +103,12 @@ fn with_agent_image(site: &Site, extra: &[&str]) -> Command {
 
 fn no_node_of_the_architecture(site: &Site) -> Result<(), Failed> {
     let c = with_agent_image(site, &["--node-selector", "kubernetes.io/arch=arm64", "--pod-wait", "5"]);
-    refused(site, "no_node_of_the_architecture", 3, c)
+    refused(site, "no_node_of_the_architecture", 1, c)
 }
 
 fn no_node_with_the_label(site: &Site) -> Result<(), Failed> {
     let c = with_agent_image(site, &["--node-selector", "disk=fast", "--pod-wait", "5"]);
-    refused(site, "no_node_with_the_label", 3, c)
+    refused(site, "no_node_with_the_label", 1, c)
 }
 
 fn other_image(site: &Site, image: &str, extra: &[&str]) -> Command {
@@ -119,28 +119,28 @@ fn other_image(site: &Site, image: &str, extra: &[&str]) -> Command {
 
 fn image_not_there(site: &Site) -> Result<(), Failed> {
     let image = format!("{}/nothing:1", site.cluster.registry);
-    refused(site, "image_not_there", 3, other_image(site, &image, &["--pod-wait", "60"]))
+    refused(site, "image_not_there", 1, other_image(site, &image, &["--pod-wait", "60"]))
 }
 
 fn image_without_shell(site: &Site) -> Result<(), Failed> {
     let image = site.cluster.push_image("bare", &[], &[]).map_err(|e| e.to_string())?;
-    refused(site, "image_without_shell", 3, other_image(site, &image, &["--pod-wait", "60"]))
+    refused(site, "image_without_shell", 1, other_image(site, &image, &["--pod-wait", "60"]))
 }
 
 fn too_little_memory(site: &Site) -> Result<(), Failed> {
-    refused(site, "too_little_memory", 3, site.create("cluster", &["--pod-memory", "16"]))
+    refused(site, "too_little_memory", 1, site.create("cluster", &["--pod-memory", "16"]))
 }
 
 fn deadline(site: &Site) -> Result<(), Failed> {
     let c = with_agent_image(site, &["--node-selector", "disk=fast", "--pod-deadline", "2"]);
-    refused(site, "deadline", 3, c)
+    refused(site, "deadline", 1, c)
 }
 
 fn certificate_expired(site: &Site) -> Result<(), Failed> {
     let (dir, pki) = (&site.case.dir, site.cluster.folder.join("pki"));
     let script = format!(
         "cd '{0}' && openssl req -newkey rsa:2048 -nodes -keyout k.pem -subj /O=system:masters/CN=late -out r.pem 2>/dev/null && \
-         openssl x509 -req -in r.pem -CA '{1}/ca.crt' -CAkey '{1}/ca.key' -CAserial s.srl -CAcreateserial -days 0 -out c.pem 2>/dev/null && \
+         openssl x509 -req -in r.pem -CA '{1}/ca.crt' -CAkey '{1}/ca.key' -CAserial s.srl -CAcreateserial -days 0 -extfile <(echo extendedKeyUsage=clientAuth) -out c.pem 2>/dev/null && \
          while openssl x509 -in c.pem -checkend 0 -noout >/dev/null; do :; done && base64 -w0 c.pem && echo && base64 -w0 k.pem",
         dir.display(),
         pki.display(),

@@ -264,8 +264,7 @@ impl PodBuilder {
         if matches!(&result, Err(RemoteError::Transfer(e)) if e.is_transient()) {
             let status = self.runtime.block_on(async { tokio::time::timeout(STATUS_WAIT, &mut done).await });
             if matches!(status, Ok(Ok(Ok(status))) if status.exit_code == KILLED) {
-                let memory_mib = self.settings.pod.memory_limit_bytes() >> 20;
-                return Err(RemoteError::Killed { memory_mib });
+                return Err(RemoteError::Killed { memory_mib: self.memory_mib() });
             }
         }
         done.abort();
@@ -292,8 +291,12 @@ impl PodBuilder {
                 return Err(BuildError::Interrupted);
             }
             let reason = match result {
-                Ok((out, _)) if out.starts_with(digest.as_bytes()) => return Ok(()),
-                Ok((_, said)) => String::from_utf8_lossy(&said).trim().to_owned(),
+                Ok(said) if said.out.starts_with(digest.as_bytes()) => return Ok(()),
+                Ok(said) if said.is_killed && attempt == ATTEMPTS_MAX => {
+                    let source = RemoteError::Killed { memory_mib: self.memory_mib() };
+                    return Err(BuildError::Remote { pod: self.place(), source });
+                }
+                Ok(said) => String::from_utf8_lossy(&said.errors).trim().to_owned(),
                 Err(e) if e.is_transient() => e.to_string(),
                 Err(e) => return Err(e.into()),
             };
@@ -306,6 +309,10 @@ impl PodBuilder {
             attempt += 1;
             debug!(reason, attempt, "bringing the agent again");
         }
+    }
+
+    fn memory_mib(&self) -> u64 {
+        self.settings.pod.memory_limit_bytes() >> 20
     }
 
     fn pod(&self) -> Result<&BuilderPod, BuildError> {
@@ -407,12 +414,15 @@ fn runtime() -> Result<Runtime, BuildError> {
     runtime.map_err(|source| BuildError::Io { action: "start the network", source })
 }
 
+/// The beginning of what a program in a pod said.
+struct Said {
+    out: Vec<u8>,
+    errors: Vec<u8>,
+    is_killed: bool,
+}
+
 /// Runs a program in a pod with this input; the beginning of what it says on its outputs.
-async fn run_with_input(
-    pod: &BuilderPod,
-    command: &[&str],
-    input: &[u8],
-) -> Result<(Vec<u8>, Vec<u8>), ClusterError> {
+async fn run_with_input(pod: &BuilderPod, command: &[&str], input: &[u8]) -> Result<Said, ClusterError> {
     let Exec { stdin, mut stdout, mut stderr, done, .. } = pod.exec(command).await?;
     for piece in input.chunks(PIECE_BYTES) {
         // A program that ended early says why.
@@ -421,17 +431,18 @@ async fn run_with_input(
         }
     }
     drop(stdin);
-    let (mut out, mut said) = (Vec::new(), Vec::new());
+    let (mut out, mut errors) = (Vec::new(), Vec::new());
     while let Some(bytes) = stderr.recv().await {
-        said.extend(bytes);
-        said.truncate(OUTPUT_BYTES_MAX);
+        errors.extend(bytes);
+        errors.truncate(OUTPUT_BYTES_MAX);
     }
     while let Some(bytes) = stdout.recv().await {
         out.extend(bytes);
         out.truncate(OUTPUT_BYTES_MAX);
     }
-    let _ = done.await; // its status proves nothing
-    Ok((out, said))
+    // Its status proves nothing; only that it was killed explains what nobody else does.
+    let is_killed = matches!(done.await, Ok(Ok(status)) if status.exit_code == KILLED);
+    Ok(Said { out, errors, is_killed })
 }
 
 fn architecture(pod: &PodSpec) -> Architecture {

@@ -168,6 +168,12 @@ impl BuildError {
                 ErrorKind::Failed => FailureKind::Failed,
             },
             Self::Cluster(e) if e.is_remote_refusal() => FailureKind::RemoteRefused,
+            Self::Cluster(ClusterError::ConnectionLost { .. } | ClusterError::NodeLost { .. }) => {
+                FailureKind::Resumable
+            }
+            Self::Remote { source: RemoteError::Transfer(e), .. } if e.is_transient() => {
+                FailureKind::Resumable
+            }
             _ => FailureKind::Failed,
         }
     }

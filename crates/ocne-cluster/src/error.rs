@@ -255,6 +255,7 @@ impl ClusterError {
             {
                 text("`kubectl config get-contexts` lists the contexts")
             }
+            Self::Kubeconfig { .. } => text("name another with `--kubeconfig` or the variable `KUBECONFIG`"),
             Self::Unreachable { .. } => text(
                 "look at the server's address in the kubeconfig, the network and the proxy settings; `kubectl version` asks the same",
             ),
@@ -270,6 +271,13 @@ impl ClusterError {
             Self::Refused { rule, namespace, .. } => refusal_hint(rule, namespace),
             Self::Unschedulable { reason, .. } => Some(scheduling_hint(reason)),
             Self::Image { reason, .. } => Some(image_hint(reason)),
+            Self::Container { reason, .. }
+                if reason.contains("executable file not found") || reason.contains("no such file") =>
+            {
+                text(
+                    "the image of `--builder-image` needs `sh`, `cat` and `chmod`, or to be one called `ocne-agent`",
+                )
+            }
             Self::OutOfMemory { .. } => text("raise the limit with `--pod-memory`"),
             Self::Evicted { message, .. }
                 if message.contains("EmptyDir") || message.contains("ephemeral") =>
@@ -279,6 +287,9 @@ impl ClusterError {
             Self::Evicted { .. } => {
                 text("the node is short of something; choose another with `--node-selector`")
             }
+            Self::Deleted { .. } => text(
+                "somebody with rights in the namespace removed it, or its Job, or a limit on its life did; run it again",
+            ),
             Self::Deadline { .. } => text("raise the limit with `--pod-deadline`"),
             Self::NotRunning { .. } => text("wait longer with `--pod-wait`"),
             Self::StillThere { pod, namespace, .. } => Some(format!(

@@ -129,6 +129,15 @@ impl TestCluster {
         Ok(reference)
     }
 
+    /// Kills a component, such as `kubelet`, and starts it again some seconds later.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn restart(&self, component: &str, after_seconds: u32) -> Result<()> {
+        let folder = self.folder.to_str().ok_or("a path that is not UTF-8")?;
+        script("restart.sh", &[folder, component, &after_seconds.to_string()]).map(drop)
+    }
+
     /// Runs kubectl as somebody who may do everything; what it says.
     ///
     /// # Errors
