@@ -19,6 +19,8 @@ use crate::support::{Bench, Case, Random, must, text};
 /// How soon nothing is left after a build ended, however it ended.
 const GONE_WITHIN: Duration = Duration::from_secs(30);
 const SIGNALS: u64 = 20;
+/// How soon a pod ends that nobody is heard in: its shell waits a minute for an agent.
+const ENDED_WITHIN: Duration = Duration::from_secs(100);
 /// Clients that are killed, so many at once.
 const KILLS: u64 = 20;
 const KILLS_AT_ONCE: u64 = 4;
@@ -323,7 +325,7 @@ fn a_killed_client_s_pod_is_collected(site: &Site) -> Result<(), Failed> {
         if left.is_empty() {
             break;
         }
-        if start.elapsed() > GONE_WITHIN {
+        if start.elapsed() > ENDED_WITHIN {
             return Err(format!("these pods still run: {left}").into());
         }
         sleep(Duration::from_millis(200));
