@@ -277,6 +277,7 @@ impl PodBuilder {
         let pod = self.pod()?;
         let digest = hex(&Sha256::digest(program));
         let mut attempt = 1;
+        let begun = Instant::now();
         loop {
             let command = ["sh", "-c", BRING, digest.as_str()];
             let result = self.runtime.block_on(unless_cancelled(cancel, async {
@@ -290,9 +291,14 @@ impl PodBuilder {
             if cancel.load(Ordering::Relaxed) {
                 return Err(BuildError::Interrupted);
             }
+            // A connection that is lost says nothing, and may be back soon; a shell that cannot do it says why.
+            let is_lost = match &result {
+                Ok(said) => said.errors.is_empty() && !said.is_killed,
+                Err(e) => e.is_transient(),
+            };
             let reason = match result {
                 Ok(said) if said.out.starts_with(digest.as_bytes()) => return Ok(()),
-                Ok(said) if said.is_killed && attempt == ATTEMPTS_MAX => {
+                Ok(said) if said.is_killed && attempt >= ATTEMPTS_MAX => {
                     let source = RemoteError::Killed { memory_mib: self.memory_mib() };
                     return Err(BuildError::Remote { pod: self.place(), source });
                 }
@@ -300,7 +306,7 @@ impl PodBuilder {
                 Err(e) if e.is_transient() => e.to_string(),
                 Err(e) => return Err(e.into()),
             };
-            if attempt == ATTEMPTS_MAX {
+            if (attempt >= ATTEMPTS_MAX && !is_lost) || begun.elapsed() > PATIENCE {
                 return Err(self.runtime.block_on(pod.explain_end()).map_or_else(
                     || BuildError::AgentNotStarted { pod: self.place(), reason },
                     BuildError::from,
@@ -308,6 +314,10 @@ impl PodBuilder {
             }
             attempt += 1;
             debug!(reason, attempt, "bringing the agent again");
+            self.runtime.block_on(unless_cancelled(cancel, async {
+                tokio::time::sleep(PAUSE).await;
+                Ok(())
+            }))?;
         }
     }
 
