@@ -21,9 +21,10 @@ fuzz_target!(|data: &[u8]| {
             let device = agent::RemoteDevice::new(channel, job.size_bytes);
             let mut buffer = vec![0; 70_000];
             let _ = device.read_at(0, &mut buffer);
-            let _ = agent::deliver(&mut device.into_channel(), &[(0, buffer)].into(), job.options, None);
+            let _ =
+                agent::deliver(&mut device.into_channel(), &[(0, buffer)].into(), job.options, None, None);
         }
-        Mode::Full => {
+        Mode::Full | Mode::Pull => {
             let mut file = Cursor::new(vec![1, 2, 3]);
             let max_bytes = job.size_bytes.min(1 << 20);
             let taken =

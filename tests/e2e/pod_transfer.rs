@@ -26,6 +26,7 @@ pub fn trials(bench: &Bench) -> Vec<Trial> {
             ("transfer::connections_that_are_cut_1", |site| connections_that_are_cut(site, 1)),
             ("transfer::connections_that_are_cut_2", |site| connections_that_are_cut(site, 2)),
             ("transfer::a_pod_that_is_deleted", a_pod_that_is_deleted),
+            ("transfer::the_pod_fetches_the_image", the_pod_fetches_the_image),
         ],
     )
 }
@@ -61,6 +62,90 @@ fn variants_are_the_same(site: &Site, part: usize) -> Result<(), Failed> {
                 return Err(format!("{}, {way}: {there} instead of {here}: {said}", variant.name).into());
             }
         }
+    }
+    site.assert_nothing_left()
+}
+
+/// A build whose image the pod fetches from a registry that it reaches, ready to start.
+fn pulled(site: &Site, reference: &str) -> Command {
+    let mut c =
+        site.case.ocne(&["image", "create", "--type", "oci", "--arch", "amd64", "--builder", "cluster"]);
+    c.args(["--pull", "pod", "--image", reference]).arg("--output").arg(site.case.result());
+    c.arg("--report").arg(site.case.report()).args([
+        "--seed",
+        &site.namespace,
+        "--kernel-args",
+        "e2e.karg=1",
+    ]);
+    site.in_cluster(&mut c, &site.means.shell_image);
+    c.env("SOURCE_DATE_EPOCH", "1800000000");
+    c
+}
+
+/// The boot image in the tests' registry, at an address that pods reach; the line to it has to be kept.
+fn in_a_registry(site: &Site) -> Result<(Proxy, String), Failed> {
+    let name = format!("{}/ock:1", site.namespace);
+    let (from, to) = (site.case.archive.display(), format!("docker://{}/{name}", site.cluster.registry));
+    must(
+        Command::new("skopeo").args([
+            "copy",
+            "-q",
+            "--dest-tls-verify=false",
+            &format!("oci-archive:{from}"),
+            &to,
+        ]),
+        "skopeo",
+    )?;
+    let address = "jsonpath={.items[0].status.addresses[?(@.type==\"InternalIP\")].address}";
+    let node = site.kubectl(&["get", "nodes", "-o", address])?;
+    let registry = site.cluster.registry.replace("localhost", "127.0.0.1");
+    let proxy = Proxy::at(node.parse()?, registry.parse()?)?;
+    let reference = format!("docker://{}/{name}", proxy.address);
+    Ok((proxy, reference))
+}
+
+fn the_pod_fetches_the_image(site: &Site) -> Result<(), Failed> {
+    must(&mut seeded(site, "local", &[]), "the build here")?;
+    let wanted = sha256(site)?;
+    let (registry, reference) = in_a_registry(site)?;
+    let insecure = ["--insecure-registry", &registry.address.to_string()];
+    let said = text(&must(pulled(site, &reference).args(insecure), "the build in the pod")?.stderr);
+    if sha256(site)? != wanted {
+        return Err(format!("another image: {said}").into());
+    }
+    site.case.check("e2e.karg=1")?;
+    let report = site.report()?;
+    let source = &report["source"];
+    if source["reference"] != reference.as_str() || report["output"]["sha256"] != wanted.as_str() {
+        return Err(format!("the report says {report:#}").into());
+    }
+    let disk = must(Command::new("sha256sum").arg(&site.case.boot), "sha256sum")?;
+    if !text(&disk.stdout).starts_with(source["disk_sha256"].as_str().unwrap_or("no digest")) {
+        return Err(format!("not the digest of the boot image: {source}").into());
+    }
+    site.assert_nothing_left()?;
+
+    // A line that is cut: what arrived is kept.
+    for at_bytes in [400_000, 1_200_000] {
+        let proxy = over_proxy(site)?;
+        must(pulled(site, &reference).args(insecure), "a build over a line that is whole")?;
+        proxy.cut_at(proxy.passed_bytes() + at_bytes);
+        must(pulled(site, &reference).args(insecure), "a build over a line that is cut")?;
+        if sha256(site)? != wanted {
+            return Err("another image over a line that is cut".into());
+        }
+        site.assert_nothing_left()?;
+    }
+
+    // The pod says why it cannot fetch it.
+    fs_err::remove_file(site.case.result())?;
+    let out = pulled(site, &format!("{reference}-not")).args(insecure).stdin(Stdio::null()).output()?;
+    let said = text(&out.stderr);
+    if out.status.code() != Some(1) || !said.contains("ock:1-not") {
+        return Err(format!("{}: {said}", out.status).into());
+    }
+    if site.case.result().exists() {
+        return Err("something was written".into());
     }
     site.assert_nothing_left()
 }

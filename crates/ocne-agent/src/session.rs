@@ -1,17 +1,22 @@
 //! One session with a client on standard input and output.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::io::{self, Read};
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use ocne_bootimage::{Conversion, ConvertError, ConvertEvent, ConvertOptions, convert};
 use ocne_disk::{BlockWrite as _, PatchedFile, Qcow2};
-use ocne_transfer::messages::{Failure, Job, Mode, WholeFile};
-use ocne_transfer::{CODE_AGAIN, Channel, TransferError, agent, receive_whole, sha256_of, with_causes};
+use ocne_transfer::messages::{Failure, Job, Mode, Pulled, WholeFile};
+use ocne_transfer::{
+    CODE_AGAIN, Channel, TransferError, agent, receive_whole, send_whole, sha256_of, with_causes,
+};
 
 use crate::heartbeat::{Heartbeat, scratch_folder};
 use crate::image_file::ImageFile;
 use crate::log;
+use crate::pull::pull;
 
 /// Name and version, for the client's log.
 const PROGRAM: &str = concat!("ocne-agent ", env!("CARGO_PKG_VERSION"));
@@ -58,7 +63,7 @@ where
             let mut channel = device.into_channel();
             match converted {
                 Ok(conversion) => {
-                    agent::deliver(&mut channel, &conversion.changes, report(&conversion)?, None)
+                    agent::deliver(&mut channel, &conversion.changes, report(&conversion)?, None, None)
                 }
                 Err(error) => Err(give_up(&mut channel, failure(&error))),
             }
@@ -86,29 +91,77 @@ where
                 }
                 received => received?,
             };
-            match convert_file(&image, &options) {
-                Ok((conversion, output)) => {
-                    agent::deliver(&mut channel, &conversion.changes, report(&conversion)?, Some(output))
+            match ConvertedFile::new(&image.path, &options).and_then(|c| c.output().map(|o| (c, o))) {
+                Ok((ConvertedFile { conversion, .. }, output)) => {
+                    let report = report(&conversion)?;
+                    agent::deliver(&mut channel, &conversion.changes, report, Some(output), None)
                 }
                 Err(failure) => Err(give_up(&mut channel, failure)),
             }
         }
+        Mode::Pull => {
+            let image = match pull(&mut channel, job.source.unwrap_or_default()) {
+                Ok(image) => image,
+                Err(failure) => return Err(give_up(&mut channel, failure)),
+            };
+            let made = ConvertedFile::new(&image.path, &options)
+                .and_then(|c| Ok((c.output()?, sha256_of_file(&image.path)?, c)));
+            let (output, disk_sha256, converted) = match made {
+                Ok(made) => made,
+                Err(failure) => return Err(give_up(&mut channel, failure)),
+            };
+            let (reference, manifest_digest) = (image.reference, image.manifest_digest);
+            let pulled = Pulled { reference, manifest_digest, disk_sha256 };
+            let report = report(&converted.conversion)?;
+            agent::deliver(&mut channel, &BTreeMap::new(), report, Some(output), Some(pulled))?;
+            let whole = converted.whole().map_err(TransferError::File)?;
+            send_whole(&mut channel, &whole, &AtomicBool::new(false), &mut |_| {}).map(drop)
+        }
     }
 }
 
-/// Converts the image in a file; the file stays as it is.
-fn convert_file(image: &ImageFile, options: &ConvertOptions) -> Result<(Conversion, WholeFile), Failure> {
-    let refused = |e: &dyn Error| Failure { code: "image".into(), message: with_causes(e), hint: None };
-    let mut qcow2 = Qcow2::open(&image.path).map_err(|e| refused(&e))?;
-    let conversion = convert(&qcow2, options, &tell).map_err(|e| failure(&e))?;
-    for (&at, bytes) in &conversion.changes {
-        qcow2.write_at(at, bytes).map_err(|e| refused(&e))?;
+/// An image file with its conversion on top; the file stays as it is.
+struct ConvertedFile {
+    conversion: Conversion,
+    file: fs_err::File,
+    patches: BTreeMap<u64, Vec<u8>>,
+    size_bytes: u64,
+}
+
+impl ConvertedFile {
+    fn new(path: &Path, options: &ConvertOptions) -> Result<Self, Failure> {
+        let mut qcow2 = Qcow2::open(path).map_err(|e| refused(&e))?;
+        let conversion = convert(&qcow2, options, &tell).map_err(|e| failure(&e))?;
+        for (&at, bytes) in &conversion.changes {
+            qcow2.write_at(at, bytes).map_err(|e| refused(&e))?;
+        }
+        let plan = qcow2.plan_commit().map_err(|e| refused(&e))?;
+        let file = fs_err::File::open(path).map_err(|e| refused(&e))?;
+        Ok(Self { conversion, file, patches: plan.patches(), size_bytes: plan.file_size_bytes })
     }
-    let plan = qcow2.plan_commit().map_err(|e| refused(&e))?;
-    let patches = plan.patches();
-    let output = PatchedFile::new(&image.file, &patches, plan.file_size_bytes).map_err(|e| refused(&e))?;
-    let sha256 = sha256_of(&output, &AtomicBool::new(false)).map_err(|e| refused(&e))?;
-    Ok((conversion, WholeFile { size_bytes: output.size_bytes(), sha256 }))
+
+    /// The new image file.
+    fn whole(&self) -> io::Result<PatchedFile<'_>> {
+        PatchedFile::new(&self.file, &self.patches, self.size_bytes)
+    }
+
+    fn output(&self) -> Result<WholeFile, Failure> {
+        let whole = self.whole().map_err(|e| refused(&e))?;
+        let sha256 = sha256_of(&whole, &AtomicBool::new(false)).map_err(|e| refused(&e))?;
+        Ok(WholeFile { size_bytes: self.size_bytes, sha256 })
+    }
+}
+
+fn sha256_of_file(path: &Path) -> Result<String, Failure> {
+    let file = fs_err::File::open(path).map_err(|e| refused(&e))?;
+    let size_bytes = file.metadata().map_err(|e| refused(&e))?.len();
+    let nothing = BTreeMap::new();
+    let whole = PatchedFile::new(&file, &nothing, size_bytes).map_err(|e| refused(&e))?;
+    sha256_of(&whole, &AtomicBool::new(false)).map_err(|e| refused(&e))
+}
+
+fn refused(error: &dyn Error) -> Failure {
+    Failure { code: "image".into(), message: with_causes(error), hint: None }
 }
 
 fn report(conversion: &Conversion) -> Result<serde_json::Value, TransferError> {

@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 use fs_err::File;
 use ocne_bootimage::{Architecture, Conversion, ConvertOptions};
 use ocne_cluster::{
-    BuilderPod, Cluster, ClusterError, ClusterEvent, ConnectOptions, Exec, Leftover, PodEntry, PodSpec,
-    unless_cancelled,
+    BuilderPod, Cluster, ClusterError, ClusterEvent, ConnectOptions, Exec, ExecReader, ExecWriter, Leftover,
+    PodEntry, PodSpec, unless_cancelled,
 };
+use ocne_container::Delegation;
 use ocne_disk::BlockDevice;
-use ocne_transfer::{TransferError, with_causes};
+use ocne_transfer::{Channel, TransferError, with_causes};
+use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Runtime;
 use tracing::{debug, info, warn};
@@ -21,7 +23,8 @@ use crate::agent_program::agent_program;
 use crate::copy::hex;
 use crate::error::BuildError;
 use crate::event::{Event, Events, Stage};
-use crate::remote::{RemoteError, RemoteWork, Way, convert_remotely};
+use crate::output::OutputFile;
+use crate::remote::{PulledImage, RemoteError, RemoteWork, Way, convert_remotely, pull_remotely};
 use crate::report::ClusterRecord;
 
 /// How often the agent's program is brought again.
@@ -73,6 +76,8 @@ pub enum Transfer {
     Blocks,
     /// All of it.
     Full,
+    /// The pod fetches it; the whole result comes back.
+    Pull,
 }
 
 /// What is converted, for one session after the other.
@@ -161,7 +166,7 @@ impl PodBuilder {
         }
     }
 
-    /// Has the agent convert an image that stays here. A lost connection is made anew as long as the pod runs.
+    /// Has the agent convert an image that stays here.
     ///
     /// # Errors
     /// When the agent refuses the image, the pod ended, or the connection is lost again and again.
@@ -171,14 +176,74 @@ impl PodBuilder {
         events: Events<'_>,
         cancel: &AtomicBool,
     ) -> Result<(Conversion, RemoteWork), BuildError> {
+        let done = self.sessions(events, cancel, |reader, writer, got_to| {
+            let mut sent = |done_bytes| {
+                events(Event::Bytes { stage: Stage::Convert, done_bytes });
+                got_to(done_bytes);
+            };
+            let way = match self.settings.transfer {
+                Transfer::Full => Way::Full { file: subject.file, key: &subject.key, sent: &mut sent },
+                Transfer::Blocks | Transfer::Pull => Way::Blocks,
+            };
+            convert_remotely(reader, writer, subject.device, subject.options, way, cancel)
+        })?;
+        // As the reference says it; both have happened when the result is here.
+        for what in ["Uploading boot image to", "Downloading boot image from"] {
+            events(Event::Note(format!("{what} pod {}: ok", self.place())));
+        }
+        Ok(done)
+    }
+
+    /// Has the agent fetch an image, convert it and send the new one into `output`.
+    ///
+    /// # Errors
+    /// As [`PodBuilder::convert`]; also when the agent cannot fetch it.
+    pub fn pull(
+        &self,
+        source: &Delegation,
+        output: &OutputFile,
+        options: &ConvertOptions,
+        events: Events<'_>,
+        cancel: &AtomicBool,
+    ) -> Result<PulledImage, BuildError> {
+        let done = self.sessions(events, cancel, |reader, writer, got_to| {
+            let stage = Stage::Fetch;
+            let fetched = |event: Value| {
+                let bytes = |name: &str| event["fetch"][name].as_u64();
+                if let Some(total_bytes) = bytes("total_bytes") {
+                    events(Event::Begin { stage, total_bytes: Some(total_bytes) });
+                } else if let Some(done_bytes) = bytes("done_bytes") {
+                    events(Event::Bytes { stage, done_bytes });
+                } else if let Some(reason) = event["fetch"]["retry"].as_str() {
+                    events(Event::Warning(format!("in the pod: {reason}; trying again")));
+                }
+            };
+            let mut received = |done_bytes| {
+                events(Event::Bytes { stage: Stage::Write, done_bytes });
+                got_to(done_bytes);
+            };
+            let channel = Channel::new(reader, writer);
+            pull_remotely(channel, source, output, options, &fetched, &mut received, cancel)
+        })?;
+        events(Event::Note(format!("Downloading boot image from pod {}: ok", self.place())));
+        Ok(done)
+    }
+
+    /// Runs a session with the agent. A lost connection is made anew as long as the pod runs and the transfer gets on:
+    /// the session says how far it is.
+    fn sessions<T>(
+        &self,
+        events: Events<'_>,
+        cancel: &AtomicBool,
+        mut session: impl FnMut(ExecReader, ExecWriter, &mut dyn FnMut(u64)) -> Result<T, RemoteError>,
+    ) -> Result<T, BuildError> {
         let pod = self.pod()?;
         let mut pause = PAUSE;
         let mut attempt = 1;
         // How much of the image was ever there, and when it last got more.
         let (mut there_bytes, mut got_on) = (0, Instant::now());
         loop {
-            let mut sent = |done_bytes| {
-                events(Event::Bytes { stage: Stage::Convert, done_bytes });
+            let mut got_to = |done_bytes| {
                 if done_bytes > there_bytes {
                     (there_bytes, got_on, pause) = (done_bytes, Instant::now(), PAUSE);
                 }
@@ -188,20 +253,14 @@ impl PodBuilder {
                 PodEntry::Shell => ["/scratch/ocne-agent", "session"],
             };
             let result = match self.runtime.block_on(pod.exec(&command)) {
-                Ok(exec) => self.session(exec, subject, &mut sent, cancel),
+                Ok(exec) => self.session(exec, cancel, |reader, writer| session(reader, writer, &mut got_to)),
                 Err(e) if e.is_transient() => {
                     Err(RemoteError::Transfer(TransferError::Lost(std::io::Error::other(e))))
                 }
                 Err(e) => return Err(e.into()),
             };
             let error = match result {
-                Ok(done) => {
-                    // As the reference says it; both have happened when the result is here.
-                    for what in ["Uploading boot image to", "Downloading boot image from"] {
-                        events(Event::Note(format!("{what} pod {}: ok", self.place())));
-                    }
-                    return Ok(done);
-                }
+                Ok(done) => return Ok(done),
                 Err(_) if cancel.load(Ordering::Relaxed) => return Err(BuildError::Interrupted),
                 Err(error) => error,
             };
@@ -227,13 +286,12 @@ impl PodBuilder {
     }
 
     /// One session over one connection.
-    fn session(
+    fn session<T>(
         &self,
         exec: Exec,
-        subject: &Subject<'_>,
-        sent: &mut dyn FnMut(u64),
         cancel: &AtomicBool,
-    ) -> Result<(Conversion, RemoteWork), RemoteError> {
+        work: impl FnOnce(ExecReader, ExecWriter) -> Result<T, RemoteError>,
+    ) -> Result<T, RemoteError> {
         let (reader, writer, mut stderr, mut done) = exec.into_blocking(self.runtime.handle().clone());
         let log = self.runtime.spawn(async move {
             let mut log = AgentLog::default();
@@ -252,11 +310,7 @@ impl PodBuilder {
                     thread::sleep(TICK);
                 }
             });
-            let way = match self.settings.transfer {
-                Transfer::Blocks => Way::Blocks,
-                Transfer::Full => Way::Full { file: subject.file, key: &subject.key, sent },
-            };
-            let result = convert_remotely(reader, writer, subject.device, subject.options, way, cancel);
+            let result = work(reader, writer);
             over.store(true, Ordering::Relaxed);
             result
         });

@@ -14,6 +14,7 @@ use ocne_disk::{
     BlockDevice as _, BlockWrite as _, CommitPlan, CompressOptions, CompressSummary, ContentChecksums, Qcow2,
     Qcow2Error, write_compressed,
 };
+use ocne_transfer::TransferError;
 use ocne_transfer::messages::WholeFile;
 use tracing::debug;
 
@@ -26,11 +27,12 @@ use crate::error::{BuildError, FailureKind};
 use crate::event::{Event, Events, Stage};
 use crate::identifiers::Identifiers;
 use crate::output::OutputFile;
+use crate::remote::{PulledImage, RemoteError};
 use crate::report::{
     ClusterRecord, OutputRecord, REPORT_SCHEMA, Report, SourceRecord, Timings, milliseconds,
 };
 use crate::request::{Builder, CreateRequest};
-use crate::source::{BootSource, discard, obtain};
+use crate::source::{BootSource, delegate, discard, look_up, obtain};
 use crate::verify;
 
 /// A finished build.
@@ -44,6 +46,8 @@ pub struct Created {
 
 /// How often two things that run at once look at each other.
 const TICK: Duration = Duration::from_millis(50);
+/// What it is given for an image whose size nobody here knows.
+const SCRATCH_UNKNOWN_BYTES: u64 = 4 << 30;
 /// What a pod's scratch volume needs beside an image: the agent's program and small files.
 const SCRATCH_SPARE_BYTES: u64 = 64 << 20;
 
@@ -67,26 +71,14 @@ pub fn create(
     let report_file = request.report.as_deref().map(OutputFile::create).transpose()?;
     let mut timings = Timings::default();
     let mut run = Run { request, architecture, output: &output, events, cancel, pod: None };
-    let (pod, mut source) = prepare(&run, &mut timings)?;
-    run.pod = pod;
-    let mut built = run.build(&source, &mut timings);
-    if let Err(BuildError::CacheDamaged { path, .. }) = &built {
-        events(Event::Warning(format!(
-            "the cached image `{}` is damaged, and is fetched again",
-            path.display()
-        )));
-        discard(&request.source, path)?;
-        source = run.fetch(cancel, &mut timings)?;
-        built = run.build(&source, &mut timings);
-    }
-    let built = built?;
+    let built = run.all(&mut timings)?;
     run.look()?;
     let size_bytes = built.size_bytes;
     let path = std::path::absolute(output.target())
         .map_err(|source| BuildError::Io { action: "find the present folder", source })?;
     timings.total = milliseconds(started.elapsed());
     if let Some(file) = &report_file {
-        let record = run.report(&source, &path, &built, timings);
+        let record = run.report(&path, &built, timings);
         let mut text = serde_json::to_vec_pretty(&record).unwrap_or_default();
         text.push(b'\n');
         file.write(&text)?;
@@ -157,6 +149,23 @@ fn prepare(run: &Run<'_>, timings: &mut Timings) -> Result<(Option<PodBuilder>, 
     }
 }
 
+/// A request whose pod fetches the image, with a scratch volume that takes it; none if this machine fetches it.
+fn pulling(request: &CreateRequest) -> Option<CreateRequest> {
+    if !request.pulls() {
+        return None;
+    }
+    // The size is known when the registry can be asked from here too. A layer is a little smaller than the disk in it.
+    let size_bytes = match look_up(&request.source) {
+        Ok(Some(found)) => found.size_bytes.saturating_add(found.size_bytes / 4),
+        _ => SCRATCH_UNKNOWN_BYTES,
+    };
+    let mut request = request.clone();
+    if let Builder::Cluster(settings) | Builder::Auto(settings) = &mut request.builder {
+        settings.pod.scratch_bytes = size_bytes.saturating_add(SCRATCH_SPARE_BYTES);
+    }
+    Some(request)
+}
+
 /// Starts the pod of a build, if it is to be in one.
 fn start_pod(
     request: &CreateRequest,
@@ -203,8 +212,8 @@ struct Built {
     conversion: Conversion,
     cluster: Option<ClusterRecord>,
     size_bytes: u64,
-    /// SHA-256 of the source and of the output, if a report wants them.
-    source_sha256: Option<String>,
+    source: SourceRecord,
+    /// SHA-256 of the output, if a report wants it.
     output_sha256: Option<String>,
 }
 
@@ -225,6 +234,95 @@ enum How {
 }
 
 impl Run<'_> {
+    /// Everything up to the verified output, here or in a pod.
+    fn all(&mut self, timings: &mut Timings) -> Result<Built, BuildError> {
+        if let Some(request) = pulling(self.request) {
+            let started = Instant::now();
+            self.pod = start_pod(&request, self.events, self.cancel)?;
+            timings.pod = self.pod.as_ref().map(|_| milliseconds(started.elapsed()));
+            if let Some(pod) = &self.pod {
+                return self.pull(pod, timings);
+            }
+        }
+        let (pod, mut source) = if self.request.pulls() {
+            (None, self.fetch(self.cancel, timings)?)
+        } else {
+            prepare(self, timings)?
+        };
+        self.pod = pod;
+        let mut built = self.build(&source, timings);
+        if let Err(BuildError::CacheDamaged { path, .. }) = &built {
+            (self.events)(Event::Warning(format!(
+                "the cached image `{}` is damaged, and is fetched again",
+                path.display()
+            )));
+            discard(&self.request.source, path)?;
+            source = self.fetch(self.cancel, timings)?;
+            built = self.build(&source, timings);
+        }
+        built
+    }
+
+    /// Has the pod fetch the image and convert it, and takes the output from it.
+    fn pull(&self, pod: &PodBuilder, timings: &mut Timings) -> Result<Built, BuildError> {
+        let delegation = delegate(&self.request.source)?;
+        let options = self.options()?;
+        let mut made = None;
+        // Fetch, conversion and writing overlap; the time of all is the fetch's.
+        self.stage(Stage::Fetch, None, &mut timings.fetch, || {
+            let pulled = pod.pull(&delegation, self.output, &options, self.events, self.cancel);
+            let pulled = pulled.map_err(|e| match e {
+                BuildError::Remote { source: RemoteError::Transfer(TransferError::File(e)), .. } => {
+                    self.output.write_error(0, e)
+                }
+                e => e,
+            })?;
+            made = Some(pulled);
+            Ok(())
+        })?;
+        let Some(PulledImage { conversion, pulled, output, work }) = made else {
+            return Err(BuildError::Interrupted);
+        };
+        for finding in &conversion.findings {
+            (self.events)(Event::Warning(finding.message.clone()));
+        }
+        let (path, size_bytes) = (self.output.temporary(), output.size_bytes);
+        self.stage(Stage::Verify, None, &mut timings.verify, || {
+            // What the disk has, not what came over the line.
+            let mut digester = Digester::new(self.output.file(), true, self.cancel);
+            digester.advance(size_bytes).map_err(|e| read_error(e, "read the output back"))?;
+            let found = digester.finish().sha256;
+            if found.as_ref() == Some(&output.sha256) {
+                return Ok(());
+            }
+            let reason = format!("its SHA-256 is not {}, as the pod says", output.sha256);
+            Err(BuildError::NotAsWritten { path: path.to_owned(), reason })
+        })?;
+        let source = SourceRecord {
+            reference: pulled.reference,
+            digest: pulled.manifest_digest,
+            disk_sha256: pulled.disk_sha256,
+        };
+        let (cluster, output_sha256) = (Some(pod.record(&work)), Some(output.sha256));
+        Ok(Built { conversion, cluster, size_bytes, source, output_sha256 })
+    }
+
+    /// What is to be made of an image.
+    fn options(&self) -> Result<ConvertOptions, BuildError> {
+        let identifiers = Identifiers::new(self.request.seed.as_deref(), self.request.timestamp_seconds)?;
+        Ok(ConvertOptions {
+            kind: self.request.kind,
+            ignition_provider: self.request.ignition_provider.clone(),
+            kernel_args: self.request.kernel_args.clone(),
+            boot_uuid: identifiers.boot_uuid,
+            root_uuid: identifiers.root_uuid,
+            now: identifiers.now,
+            seed: identifiers.number,
+            architecture: Some(self.architecture),
+            preflight: self.request.preflight,
+        })
+    }
+
     fn look(&self) -> Result<(), BuildError> {
         if self.cancel.load(Ordering::Relaxed) { Err(BuildError::Interrupted) } else { Ok(()) }
     }
@@ -285,8 +383,14 @@ impl Run<'_> {
             }
             How::Recompressed(_) => None,
         };
+        let disk_sha256 = digest.sha256.unwrap_or_default();
+        let source = SourceRecord {
+            reference: source.reference.clone(),
+            digest: source.manifest_digest.clone().unwrap_or_else(|| format!("sha256:{disk_sha256}")),
+            disk_sha256,
+        };
         Ok(Built {
-            source_sha256: digest.sha256,
+            source,
             output_sha256,
             conversion: written.conversion,
             cluster: written.cluster.map(|(record, _)| record),
@@ -296,18 +400,7 @@ impl Run<'_> {
 
     /// Converts in memory.
     fn convert(&self, source: &BootSource, timings: &mut Timings) -> Result<Converted, BuildError> {
-        let identifiers = Identifiers::new(self.request.seed.as_deref(), self.request.timestamp_seconds)?;
-        let options = ConvertOptions {
-            kind: self.request.kind,
-            ignition_provider: self.request.ignition_provider.clone(),
-            kernel_args: self.request.kernel_args.clone(),
-            boot_uuid: identifiers.boot_uuid,
-            root_uuid: identifiers.root_uuid,
-            now: identifiers.now,
-            seed: identifiers.number,
-            architecture: Some(self.architecture),
-            preflight: self.request.preflight,
-        };
+        let options = self.options()?;
         let refused = |e| BuildError::Image { path: source.path.clone(), source: e };
         self.stage(Stage::Convert, None, &mut timings.convert, || {
             let mut qcow2 = Qcow2::open(&source.path).map_err(refused)?;
@@ -457,15 +550,10 @@ impl Run<'_> {
         }
     }
 
-    fn report(&self, source: &BootSource, path: &Path, built: &Built, timings: Timings) -> Report {
-        let disk_sha256 = built.source_sha256.clone().unwrap_or_default();
+    fn report(&self, path: &Path, built: &Built, timings: Timings) -> Report {
         Report {
             schema: REPORT_SCHEMA,
-            source: SourceRecord {
-                reference: source.reference.clone(),
-                digest: source.manifest_digest.clone().unwrap_or_else(|| format!("sha256:{disk_sha256}")),
-                disk_sha256,
-            },
+            source: built.source.clone(),
             output: OutputRecord {
                 path: path.display().to_string(),
                 sha256: built.output_sha256.clone().unwrap_or_default(),

@@ -7,11 +7,17 @@ use std::sync::atomic::AtomicBool;
 
 use fs_err::File;
 use ocne_bootimage::{Conversion, ConvertError, ConvertOptions, verify_converted};
-use ocne_disk::{BlockDevice, PatchedFile};
-use ocne_transfer::client::{Task, convert_blocks, convert_full};
-use ocne_transfer::messages::WholeFile;
+use ocne_container::Delegation;
+use ocne_disk::{BlockDevice, PatchedFile, Qcow2, Qcow2Error};
+use ocne_transfer::client::{PullOutcome, Task, convert_blocks, convert_full, pull};
+use ocne_transfer::messages::{Pulled, WholeFile};
 use ocne_transfer::{Channel, Traffic, TransferError};
+use serde_json::Value;
 
+use crate::output::OutputFile;
+
+/// No image that an agent sends is larger.
+const PULL_BYTES_MAX: u64 = 256 << 30;
 /// Name and version of this program, for the agent's log.
 const PROGRAM: &str = concat!("ocne ", env!("CARGO_PKG_VERSION"));
 
@@ -31,6 +37,9 @@ pub enum RemoteError {
     /// What the agent says makes no sense.
     #[error("the agent's report makes no sense")]
     Report(#[source] serde_json::Error),
+    /// The file that it sent is no image.
+    #[error("the agent's image cannot be opened")]
+    Image(#[source] Qcow2Error),
     /// With its changes the image is not what it has to be.
     #[error("the agent's result is not a right conversion")]
     Result(#[source] Box<ConvertError>),
@@ -124,4 +133,50 @@ pub fn convert_remotely(
     verify_converted(device, &conversion.changes, options).map_err(|e| RemoteError::Result(Box::new(e)))?;
     let (agent, rounds, traffic, output) = (outcome.agent, outcome.rounds, outcome.traffic, outcome.output);
     Ok((conversion, RemoteWork { agent, rounds, traffic, output }))
+}
+
+/// What an agent made of an image that it fetched itself.
+#[derive(Debug)]
+pub struct PulledImage {
+    /// What was changed; the changes themselves are in the file.
+    pub conversion: Conversion,
+    /// What it was made of.
+    pub pulled: Pulled,
+    /// The new image file.
+    pub output: WholeFile,
+    /// What it took.
+    pub work: RemoteWork,
+}
+
+/// Has an agent fetch and convert an image, and receives the new image file into `into`, which has the beginning of it or
+/// nothing.
+///
+/// The file is verified before this returns: it is a whole image with whole file systems, which have the UUIDs that were asked for.
+///
+/// # Errors
+/// See [`RemoteError`].
+pub fn pull_remotely(
+    mut channel: Channel<impl Read, impl Write>,
+    source: &Delegation,
+    into: &OutputFile,
+    options: &ConvertOptions,
+    events: &dyn Fn(Value),
+    received: &mut dyn FnMut(u64),
+    cancel: &AtomicBool,
+) -> Result<PulledImage, RemoteError> {
+    let job = serde_json::to_value(options).map_err(RemoteError::Report)?;
+    let source = serde_json::to_value(source).map_err(RemoteError::Report)?;
+    let task = Task { program: PROGRAM, options: job, events, cancel };
+    let mut file = into.file();
+    let outcome = pull(&mut channel, source, &mut file, PULL_BYTES_MAX, task, received);
+    if matches!(outcome, Err(TransferError::NotAsSent)) {
+        into.file().set_len(0).map_err(TransferError::File)?;
+    }
+    let PullOutcome { report, output, pulled, agent, traffic } = outcome?;
+    into.file().sync_all().map_err(TransferError::File)?;
+    let conversion: Conversion = serde_json::from_value(report).map_err(RemoteError::Report)?;
+    let image = Qcow2::open(into.temporary()).map_err(RemoteError::Image)?;
+    verify_converted(&image, &BTreeMap::new(), options).map_err(|e| RemoteError::Result(Box::new(e)))?;
+    let work = RemoteWork { agent, rounds: 0, traffic, output: None };
+    Ok(PulledImage { conversion, pulled, output, work })
 }

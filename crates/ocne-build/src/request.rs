@@ -7,7 +7,7 @@ use ocne_bootimage::{Architecture, ImageKind};
 use ocne_container::{FetchOptions, ImageReference};
 use ocne_disk::{CompressOptions, Qcow2};
 
-use crate::cluster::ClusterSettings;
+use crate::cluster::{ClusterSettings, Transfer};
 use crate::error::BuildError;
 
 /// One image to build, with every setting decided.
@@ -83,6 +83,11 @@ pub enum Destination {
 }
 
 impl CreateRequest {
+    /// Whether the pod fetches the image.
+    pub(crate) fn pulls(&self) -> bool {
+        matches!(&self.builder, Builder::Cluster(s) | Builder::Auto(s) if s.transfer == Transfer::Pull)
+    }
+
     /// The architecture that was asked for, or that the source file has.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Instant, SystemTime};
 
 use fs_err::File;
-use ocne_container::{FetchEvent, Fetcher, Located, Platform};
+use ocne_container::{Delegation, FetchError, FetchEvent, Fetcher, Located, Platform};
 use tracing::debug;
 
 use crate::error::BuildError;
@@ -133,6 +133,20 @@ pub(crate) fn discard(source: &Source, path: &Path) -> Result<(), BuildError> {
         Fetcher::new((**fetch).clone())?.cache().discard(path)?;
     }
     Ok(())
+}
+
+/// What a pod needs to fetch a container image in place of this machine.
+pub(crate) fn delegate(source: &Source) -> Result<Delegation, BuildError> {
+    match source {
+        Source::File { path, .. } => {
+            Err(FetchError::NotInARegistry { reference: path.display().to_string() }.into())
+        }
+        Source::Image { reference, architecture, disk_path, fetch } => {
+            let fetcher = Fetcher::new((**fetch).clone())?;
+            let platform = Platform::linux(architecture.name());
+            Ok(block_on(fetcher.delegation(reference, &platform, disk_path))??)
+        }
+    }
 }
 
 /// Finds out what fetching a container image would do; only its manifest is read.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use fs_err as fs;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::error::FetchError;
@@ -28,7 +28,7 @@ const HELPER_TIMEOUT: Duration = Duration::from_mins(1);
 const DOCKER_HUB: &str = "https://index.docker.io/v1/";
 
 /// A secret, which is never printed.
-#[derive(Clone, PartialEq, Eq, Deserialize, Default)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(transparent)]
 pub struct Secret(String);
 
@@ -51,7 +51,8 @@ impl fmt::Debug for Secret {
 }
 
 /// What proves to a registry who is asking.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Credentials {
     /// Name and password.
     Password {
@@ -87,6 +88,8 @@ struct Auth {
 /// Where credentials are looked for, one after the other.
 #[derive(Debug, Clone)]
 pub(crate) struct CredentialFiles {
+    /// Known already; no file is looked at.
+    given: Option<Credentials>,
     files: Vec<PathBuf>,
     /// The file was named by the user, and has to be there.
     named: bool,
@@ -97,10 +100,10 @@ impl CredentialFiles {
     pub fn new(authfile: Option<&Path>, variable: impl Fn(&str) -> Option<OsString>) -> Self {
         let path = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         if let Some(file) = authfile {
-            return Self { files: vec![file.to_owned()], named: true };
+            return Self { given: None, files: vec![file.to_owned()], named: true };
         }
         if let Some(file) = path("REGISTRY_AUTH_FILE") {
-            return Self { files: vec![file], named: true };
+            return Self { given: None, files: vec![file], named: true };
         }
         let home = path("HOME").or_else(std::env::home_dir);
         let config = path("XDG_CONFIG_HOME").or_else(|| Some(home.as_ref()?.join(".config")));
@@ -110,11 +113,19 @@ impl CredentialFiles {
             config.map(|folder| folder.join("containers/auth.json")),
             docker.map(|folder| folder.join("config.json")),
         ];
-        Self { files: files.into_iter().flatten().collect(), named: false }
+        Self { given: None, files: files.into_iter().flatten().collect(), named: false }
+    }
+
+    /// These credentials, or none.
+    pub fn given(credentials: Option<Credentials>) -> Self {
+        Self { given: credentials, files: Vec::new(), named: false }
     }
 
     /// Credentials for a repository of a registry, if there are any.
     pub async fn find(&self, registry: &str, repository: &str) -> Result<Option<Credentials>, FetchError> {
+        if self.given.is_some() {
+            return Ok(self.given.clone());
+        }
         let keys = keys(registry, repository);
         for path in &self.files {
             let Some(file) = self.read(path)? else { continue };

@@ -35,6 +35,12 @@ pub enum FetchError {
     /// The text names no image.
     #[error(transparent)]
     Reference(#[from] ReferenceError),
+    /// Only what is in a registry can be fetched by another machine.
+    #[error("`{reference}` is not in a registry, so no other machine can fetch it")]
+    NotInARegistry {
+        /// The reference.
+        reference: String,
+    },
     /// The path inside the image cannot be one.
     #[error("`{path}` cannot be the path of a file in an image: {reason}")]
     DiskPath {

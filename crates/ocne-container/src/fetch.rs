@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::cache::{
     Cache, CacheEntry, CacheKey, CacheRecord, EntryLock, NewDisk, WrittenDisk, blake3_of_file,
 };
+use crate::delegation::Delegation;
 use crate::digest::Digest;
 use crate::error::FetchError;
 use crate::event::{Events, FetchEvent};
@@ -39,6 +40,8 @@ pub struct FetchOptions {
     pub ca_file: Option<PathBuf>,
     /// Registries, as `HOST` or `HOST:PORT`, that may be spoken to without TLS.
     pub insecure_registries: Vec<String>,
+    /// Decided elsewhere: its credentials and authorities, and nothing of this machine.
+    pub delegated: Option<Delegation>,
     /// Use no network.
     pub offline: bool,
     /// Proxies, time-outs and attempts.
@@ -121,6 +124,10 @@ impl Fetcher {
     pub fn new(options: FetchOptions) -> Result<Self, FetchError> {
         let cache = Cache::new(&options.cache_dir);
         Ok(Self { options, cache })
+    }
+
+    pub(crate) fn options(&self) -> &FetchOptions {
+        &self.options
     }
 
     /// The cache.

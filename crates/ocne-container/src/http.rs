@@ -8,12 +8,17 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use backon::BackoffBuilder as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use fs_err as fs;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Certificate, Client, NoProxy, Proxy, StatusCode};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 
 use crate::error::FetchError;
+use crate::fetch::FetchOptions;
 
 /// Registries send blobs from elsewhere, one or two redirects away.
 const REDIRECTS_MAX: usize = 5;
@@ -55,11 +60,8 @@ impl Default for NetworkOptions {
 }
 
 /// Makes the client for a registry at `host`, which is a name or address with an optional port.
-pub(crate) fn client(
-    host: &str,
-    ca_file: Option<&Path>,
-    options: &NetworkOptions,
-) -> Result<Client, FetchError> {
+pub(crate) fn client(host: &str, fetch: &FetchOptions) -> Result<Client, FetchError> {
+    let options = &fetch.network;
     // reqwest panics without a provider. Programs install theirs first; then this does nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder = Client::builder()
@@ -80,12 +82,17 @@ pub(crate) fn client(
                 attempt.follow()
             }
         }));
-    let mut certificates = Vec::new();
-    for path in ca_file.map(Path::to_owned).into_iter().chain(certificates_of(host)) {
-        certificates.extend(read_certificates(&path)?);
-    }
-    if !certificates.is_empty() {
-        builder = builder.tls_certs_merge(certificates);
+    if let Some(delegation) = &fetch.delegated {
+        let ders = delegation.authorities.iter().filter_map(|text| STANDARD.decode(text).ok());
+        builder = builder.tls_certs_only(ders.filter_map(|der| Certificate::from_der(&der).ok()));
+    } else {
+        let mut certificates = Vec::new();
+        for path in own_authorities(host, fetch.ca_file.as_deref()) {
+            certificates.extend(read_certificates(&path)?);
+        }
+        if !certificates.is_empty() {
+            builder = builder.tls_certs_merge(certificates);
+        }
     }
     let no_proxy = options.no_proxy.as_deref().map_or_else(NoProxy::from_env, NoProxy::from_string);
     let refused = |source| FetchError::Client { source };
@@ -100,6 +107,32 @@ pub(crate) fn client(
         builder = builder.proxy(Proxy::http(url).map_err(refused)?.no_proxy(no_proxy));
     }
     builder.build().map_err(refused)
+}
+
+/// Files with authorities for a registry, besides the system's.
+fn own_authorities(host: &str, ca_file: Option<&Path>) -> impl Iterator<Item = PathBuf> {
+    ca_file.map(Path::to_owned).into_iter().chain(certificates_of(host))
+}
+
+/// All authorities that this machine trusts for a registry, as DER.
+pub(crate) fn authorities(host: &str, ca_file: Option<&Path>) -> Result<Vec<Vec<u8>>, FetchError> {
+    // What the system has and cannot be read is not trusted, there as here.
+    let mut all: Vec<Vec<u8>> =
+        rustls_native_certs::load_native_certs().certs.into_iter().map(|der| der.to_vec()).collect();
+    for path in own_authorities(host, ca_file) {
+        let refused = |reason: String| FetchError::Certificates { path: path.clone(), reason };
+        let pem = fs::read(&path).map_err(|e| refused(e.to_string()))?;
+        for der in CertificateDer::pem_slice_iter(&pem) {
+            all.push(der.map_err(|e| refused(e.to_string()))?.to_vec());
+        }
+    }
+    Ok(all)
+}
+
+/// Whether a registry may be spoken to without TLS.
+pub(crate) fn plain_allowed(registry: &str, insecure_registries: &[String]) -> bool {
+    is_loopback(registry)
+        || insecure_registries.iter().any(|one| one == registry || one == host_name(registry))
 }
 
 /// The host without the port.

@@ -9,6 +9,7 @@
 
 mod cache;
 mod credentials;
+mod delegation;
 mod digest;
 mod error;
 mod event;
@@ -29,6 +30,7 @@ mod tar;
 mod transport;
 
 pub use cache::{Cache, CacheEntry, CacheRecord, Pruned};
+pub use delegation::Delegation;
 pub use digest::{Digest, DigestParseError};
 pub use error::{ErrorKind, FetchError};
 pub use event::{Events, FetchEvent};

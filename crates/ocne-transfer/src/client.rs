@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ocne_disk::{BlockDevice, ReadRequest};
@@ -12,9 +12,9 @@ use crate::channel::{Channel, Traffic};
 use crate::error::TransferError;
 use crate::frame::{FrameKind, MAX_PAYLOAD_BYTES};
 use crate::messages::{
-    ChangesDigest, Done, Hello, Job, MAX_CHANGES_BYTES, Mode, Range, WholeFile, parse_ranges,
+    ChangesDigest, Done, Hello, Job, MAX_CHANGES_BYTES, Mode, Pulled, Range, WholeFile, parse_ranges,
 };
-use crate::whole::{ReadAt, send_whole};
+use crate::whole::{ReadAt, receive_whole, send_whole};
 
 /// What an agent made.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +25,8 @@ pub struct Outcome {
     pub report: Value,
     /// The new image file as the agent has it, if it got the whole old one.
     pub output: Option<WholeFile>,
+    /// What it fetched, if it did.
+    pub pulled: Option<Pulled>,
     /// Name and version of the agent.
     pub agent: String,
     /// Batches of reads that it took.
@@ -62,7 +64,7 @@ pub fn convert_blocks<R: Read, W: Write>(
 ) -> Result<Outcome, TransferError> {
     let agent = greet(channel, task.program, Mode::Blocks)?;
     let size_bytes = device.size_bytes();
-    let job = Job { mode: Mode::Blocks, size_bytes, key: None, options: task.options };
+    let job = Job { mode: Mode::Blocks, size_bytes, key: None, source: None, options: task.options };
     channel.send_json(FrameKind::Job, &job)?;
     collect(channel, agent, size_bytes, Some(device), task.events, task.cancel)
 }
@@ -84,9 +86,58 @@ pub fn convert_full<R: Read, W: Write>(
 ) -> Result<Outcome, TransferError> {
     let agent = greet(channel, task.program, Mode::Full)?;
     let (size_bytes, key) = (file.size_bytes(), Some(key.to_owned()));
-    channel.send_json(FrameKind::Job, &Job { mode: Mode::Full, size_bytes, key, options: task.options })?;
+    channel.send_json(
+        FrameKind::Job,
+        &Job { mode: Mode::Full, size_bytes, key, source: None, options: task.options },
+    )?;
     send_whole(channel, file, task.cancel, sent)?;
     collect(channel, agent, device.size_bytes(), None, task.events, task.cancel)
+}
+
+/// Has an agent fetch and convert an image, and receives the new image file into `into`, which has the beginning of it or
+/// nothing. It may get `max_bytes` long.
+///
+/// `received` hears how much of the file is there.
+///
+/// # Errors
+/// See [`TransferError`]; after [`TransferError::NotAsSent`] what is in `into` is of no use.
+pub fn pull<R: Read, W: Write, F: Read + Write + Seek>(
+    channel: &mut Channel<R, W>,
+    source: Value,
+    into: &mut F,
+    max_bytes: u64,
+    task: Task<'_>,
+    received: &mut dyn FnMut(u64),
+) -> Result<PullOutcome, TransferError> {
+    let agent = greet(channel, task.program, Mode::Pull)?;
+    let (size_bytes, source) = (max_bytes, Some(source));
+    let job = Job { mode: Mode::Pull, size_bytes, key: None, source, options: task.options };
+    channel.send_json(FrameKind::Job, &job)?;
+    drop(job);
+    let outcome = collect(channel, agent, 0, None, task.events, task.cancel)?;
+    let (Some(output), Some(pulled)) = (outcome.output, outcome.pulled) else {
+        return Err(TransferError::protocol("a result without a file"));
+    };
+    if receive_whole(channel, into, max_bytes, task.cancel, received)? != output {
+        return Err(TransferError::NotAsSent);
+    }
+    let (report, agent, traffic) = (outcome.report, outcome.agent, channel.traffic());
+    Ok(PullOutcome { report, output, pulled, agent, traffic })
+}
+
+/// What an agent made of an image that it fetched.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PullOutcome {
+    /// What the converter says.
+    pub report: Value,
+    /// The new image file.
+    pub output: WholeFile,
+    /// What it was made of.
+    pub pulled: Pulled,
+    /// Name and version of the agent.
+    pub agent: String,
+    /// What went over the wire.
+    pub traffic: Traffic,
 }
 
 fn greet<R: Read, W: Write>(
@@ -148,6 +199,7 @@ fn collect<R: Read, W: Write>(
         changes: changes.by_offset,
         report: done.report,
         output: done.output,
+        pulled: done.pulled,
         agent,
         rounds,
         traffic: channel.traffic(),

@@ -1,5 +1,7 @@
 //! What the payloads of frames are.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -21,6 +23,8 @@ pub enum Mode {
     Blocks,
     /// It gets the whole image file.
     Full,
+    /// It fetches the image itself, and the whole result goes to the client.
+    Pull,
 }
 
 impl Mode {
@@ -29,6 +33,7 @@ impl Mode {
         match self {
             Self::Blocks => "blocks",
             Self::Full => "full",
+            Self::Pull => "pull",
         }
     }
 }
@@ -47,13 +52,13 @@ pub struct Hello {
 impl Hello {
     /// The greeting of a program of this release.
     pub fn of(program: &str) -> Self {
-        let modes = [Mode::Blocks, Mode::Full].map(|mode| mode.name().to_owned()).into();
+        let modes = [Mode::Blocks, Mode::Full, Mode::Pull].map(|mode| mode.name().to_owned()).into();
         Self { protocol: PROTOCOL.to_owned(), program: program.to_owned(), modes }
     }
 }
 
 /// What the client wants done.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
     /// How the agent gets at the image.
     pub mode: Mode,
@@ -63,8 +68,20 @@ pub struct Job {
     /// a full transfer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
+    /// What the agent fetches, for a pull. It may have a secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Value>,
     /// What the converter makes of it.
     pub options: Value,
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { mode, size_bytes, key, source: _, options } = self;
+        let mut debug = f.debug_struct("Job");
+        debug.field("mode", mode).field("size_bytes", size_bytes).field("key", key);
+        debug.field("options", options).finish_non_exhaustive()
+    }
 }
 
 /// What was done.
@@ -79,6 +96,20 @@ pub struct Done {
     /// The whole new image file, as the changes make it; where the agent has the image file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<WholeFile>,
+    /// What the agent fetched, for a pull.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pulled: Option<Pulled>,
+}
+
+/// An image that an agent fetched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pulled {
+    /// Its reference in the full form.
+    pub reference: String,
+    /// Digest of its manifest.
+    pub manifest_digest: String,
+    /// SHA-256 of the disk in it, in hexadecimal digits.
+    pub disk_sha256: String,
 }
 
 /// A whole file.

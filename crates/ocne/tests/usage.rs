@@ -40,6 +40,8 @@ fn values_that_cannot_be_meant() {
     refused(&create("--recompress", "zstd:99"), "levels of zstd are 1 to 19");
     refused(&create("--type", "ostree"), "later release");
     refused(&["image", "create", "--file", "a", "--image", "b"], "cannot be used with");
+    refused(&create("--pull", "pod"), "`--pull pod` needs a cluster");
+    refused(&["image", "create", "--pull", "pod", "--file", "a"], "cannot be used with");
     refused(&["image", "info", "--recursive"], "--path");
 }
 

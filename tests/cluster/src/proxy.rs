@@ -1,7 +1,7 @@
 //! A line to the API server that can be cut.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -28,7 +28,15 @@ impl Proxy {
     /// # Errors
     /// When nothing can be listened on.
     pub fn to(target: SocketAddr) -> io::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
+        Self::at(IpAddr::from([127, 0, 0, 1]), target)
+    }
+
+    /// The same on another address of this machine.
+    ///
+    /// # Errors
+    /// When nothing can be listened on there.
+    pub fn at(own: IpAddr, target: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind((own, 0))?;
         let address = listener.local_addr()?;
         let state = Arc::new(State::default());
         let shared = Arc::clone(&state);

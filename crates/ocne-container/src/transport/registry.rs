@@ -75,14 +75,13 @@ impl<'a> Registry<'a> {
     ) -> Result<Self, FetchError> {
         let registry = &reference.registry;
         Ok(Self {
-            http: http::client(registry, options.ca_file.as_deref(), &options.network)?,
-            credentials: CredentialFiles::new(options.authfile.as_deref(), |name| std::env::var_os(name)),
+            http: http::client(registry, options)?,
+            credentials: match &options.delegated {
+                Some(delegation) => CredentialFiles::given(delegation.credentials.clone()),
+                None => CredentialFiles::new(options.authfile.as_deref(), |name| std::env::var_os(name)),
+            },
             network: options.network.clone(),
-            plain_allowed: http::is_loopback(registry)
-                || options
-                    .insecure_registries
-                    .iter()
-                    .any(|one| one == registry || one == http::host_name(registry)),
+            plain_allowed: http::plain_allowed(registry, &options.insecure_registries),
             reference: reference.clone(),
             state: Mutex::default(),
             events: Quiet(events),

@@ -49,6 +49,21 @@ impl Client {
         self.fetch_for(reference, "amd64", &Arc::default(), &|_| {})
     }
 
+    /// The same on another machine, which gets all that it needs over a line.
+    pub fn fetch_elsewhere(&self, reference: &str) -> Result<FetchedDisk, FetchError> {
+        let fetcher = Fetcher::new(self.options.clone()).unwrap();
+        let reference = ImageReference::parse(reference).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let platform = Platform::linux("amd64");
+        let delegation = runtime.block_on(fetcher.delegation(&reference, &platform, "disk/boot.qcow2"))?;
+        assert!(!format!("{delegation:?}").contains("sesame"));
+        let line = serde_json::to_vec(&delegation).unwrap();
+        let delegation: ocne_container::Delegation = serde_json::from_slice(&line).unwrap();
+        let disk_path = delegation.disk_path.clone();
+        let (fetcher, reference, platform) = delegation.fetcher(self.folder.path().join("elsewhere"))?;
+        runtime.block_on(fetcher.disk(&reference, &platform, &disk_path, &|_| {}, &Arc::default()))
+    }
+
     /// What was fetched, with what was told meanwhile.
     pub fn fetch_told(&self, reference: &str) -> (Result<FetchedDisk, FetchError>, Vec<FetchEvent>) {
         let told = RefCell::new(Vec::new());

@@ -154,6 +154,13 @@ fn a_registry_with_passwords() {
     );
     assert_eq!(fs_err::read(client.fetch(&registry.reference()).unwrap().path).unwrap(), image.disk);
 
+    let elsewhere = client.fetch_elsewhere(&registry.reference()).unwrap();
+    assert_eq!(fs_err::read(elsewhere.path).unwrap(), image.disk);
+    let error = Client::new().fetch_elsewhere(&registry.reference()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::RemoteRefused, "{error:?}");
+    let error = Client::new().fetch_elsewhere(&source).unwrap_err();
+    assert!(matches!(error, FetchError::NotInARegistry { .. }), "{error:?}");
+
     let wrong = Client::with_auth(&format!(
         r#"{{"auths": {{"{host}": {{"username": "ocne", "password": "secret-pw"}}}}}}"#
     ));
@@ -201,8 +208,12 @@ fn a_registry_with_an_authority_of_its_own() {
     let error = client.fetch(&registry.reference()).unwrap_err();
     assert!(matches!(error, FetchError::Untrusted { .. }), "{error:?}");
     assert!(error.hint().unwrap().contains("--ca-file"));
+    let error = client.fetch_elsewhere(&registry.reference()).unwrap_err();
+    assert!(matches!(error, FetchError::Untrusted { .. }), "{error:?}");
     client.options.ca_file = Some(path("ca.pem").into());
     assert_eq!(fs_err::read(client.fetch(&registry.reference()).unwrap().path).unwrap(), image.disk);
+    let elsewhere = client.fetch_elsewhere(&registry.reference()).unwrap();
+    assert_eq!(fs_err::read(elsewhere.path).unwrap(), image.disk);
     client.options.ca_file = Some(path("names").into());
     let error = client.fetch(&registry.reference()).unwrap_err();
     assert!(matches!(error, FetchError::Certificates { .. }), "{error:?}");

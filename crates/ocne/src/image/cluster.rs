@@ -55,6 +55,9 @@ pub struct ClusterArguments {
     /// How the image gets into the pod: only the blocks that are needed, or in full
     #[arg(long, value_name = "WAY", value_enum, default_value = "auto")]
     transfer: TransferChoice,
+    /// Who fetches the boot image: this machine, or the pod, from which the whole result comes back
+    #[arg(long, value_name = "WHO", value_enum, default_value = "local", conflicts_with_all = ["file", "offline", "recompress"])]
+    pull: PullChoice,
     /// Leave the pod when the build ends, and say how to look into it
     #[arg(long)]
     keep_pod: bool,
@@ -70,6 +73,14 @@ enum TransferChoice {
     Full,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum PullChoice {
+    /// This machine, unless the image is in its cache
+    Local,
+    /// The pod: for registries that only it can reach
+    Pod,
+}
+
 /// A time: at least a second, at most a week.
 fn seconds() -> clap::builder::RangedU64ValueParser {
     clap::value_parser!(u64).range(1..=604_800)
@@ -81,6 +92,11 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 }
 
 impl ClusterArguments {
+    /// Whether the pod fetches the image.
+    pub fn pulls(&self) -> bool {
+        self.pull == PullChoice::Pod
+    }
+
     /// The cluster and the pod of a build.
     pub fn settings(&self, settings: &Settings, global: &GlobalArguments) -> ClusterSettings {
         let mut cluster =
@@ -104,6 +120,7 @@ impl ClusterArguments {
         env!("CARGO_PKG_VERSION").clone_into(&mut pod.client_version);
         pod.user = user();
         cluster.transfer = match self.transfer {
+            _ if self.pulls() => Transfer::Pull,
             TransferChoice::Auto | TransferChoice::Blocks => Transfer::Blocks,
             TransferChoice::Full => Transfer::Full,
         };

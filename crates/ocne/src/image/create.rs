@@ -232,7 +232,7 @@ impl CreateArguments {
             kernel_args: self.kernel_args.clone().filter(|text| !text.trim().is_empty()),
             source,
             destination,
-            builder: self.builder(settings, global),
+            builder: self.builder(settings, global)?,
             recompress: self.recompress,
             preflight: !self.no_preflight,
             seed: self.seed.clone(),
@@ -242,13 +242,18 @@ impl CreateArguments {
     }
 
     /// Where the image is converted: in a cluster only if one is named, or it is asked for.
-    fn builder(&self, settings: &Settings, global: &GlobalArguments) -> Builder {
+    fn builder(&self, settings: &Settings, global: &GlobalArguments) -> Result<Builder, Failure> {
         let cluster = || Box::new(self.cluster.settings(settings, global));
-        match self.builder {
+        let builder = match self.builder {
             BuilderChoice::Cluster => Builder::Cluster(cluster()),
             BuilderChoice::Auto if settings.values.kubeconfig.is_some() => Builder::Auto(cluster()),
             BuilderChoice::Auto | BuilderChoice::Local => Builder::Local,
+        };
+        if self.cluster.pulls() && matches!(builder, Builder::Local) {
+            return Err(Failure::usage("`--pull pod` needs a cluster")
+                .with_hint("name one with `--kubeconfig`, or leave `--pull` out"));
         }
+        Ok(builder)
     }
 }
 

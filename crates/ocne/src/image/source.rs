@@ -74,6 +74,7 @@ impl FetchArguments {
             authfile: self.authfile.clone(),
             ca_file: self.ca_file.clone(),
             insecure_registries: self.insecure_registry.clone(),
+            delegated: None,
             offline: self.offline,
             network: NetworkOptions {
                 http_proxy: proxy.http_proxy,
