@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 
 use ocne_bootimage::{Conversion, ConvertError, ConvertEvent, ConvertOptions, convert};
 use ocne_disk::{BlockWrite as _, PatchedFile, Qcow2};
-use ocne_transfer::messages::{Failure, Job, Mode, Pulled, WholeFile};
+use ocne_transfer::messages::{Failure, Job, Mode, Pulled};
 use ocne_transfer::{
     CODE_AGAIN, Channel, TransferError, agent, receive_whole, send_whole, sha256_of, with_causes,
 };
@@ -63,7 +63,7 @@ where
             let mut channel = device.into_channel();
             match converted {
                 Ok(conversion) => {
-                    agent::deliver(&mut channel, &conversion.changes, report(&conversion)?, None, None)
+                    agent::deliver(&mut channel, &conversion.changes, report(&conversion)?, None)
                 }
                 Err(error) => Err(give_up(&mut channel, failure(&error))),
             }
@@ -91,10 +91,12 @@ where
                 }
                 received => received?,
             };
-            match ConvertedFile::new(&image.path, &options).and_then(|c| c.output().map(|o| (c, o))) {
-                Ok((ConvertedFile { conversion, .. }, output)) => {
-                    let report = report(&conversion)?;
-                    agent::deliver(&mut channel, &conversion.changes, report, Some(output), None)
+            let converted = Qcow2::open(&image.path)
+                .map_err(|e| refused(&e))
+                .and_then(|qcow2| convert(&qcow2, &options, &tell).map_err(|e| failure(&e)));
+            match converted {
+                Ok(conversion) => {
+                    agent::deliver(&mut channel, &conversion.changes, report(&conversion)?, None)
                 }
                 Err(failure) => Err(give_up(&mut channel, failure)),
             }
@@ -104,16 +106,16 @@ where
                 Ok(image) => image,
                 Err(failure) => return Err(give_up(&mut channel, failure)),
             };
-            let made = ConvertedFile::new(&image.path, &options)
-                .and_then(|c| Ok((c.output()?, sha256_of_file(&image.path)?, c)));
-            let (output, disk_sha256, converted) = match made {
+            let made =
+                ConvertedFile::new(&image.path, &options).and_then(|c| Ok((sha256_of_file(&image.path)?, c)));
+            let (disk_sha256, converted) = match made {
                 Ok(made) => made,
                 Err(failure) => return Err(give_up(&mut channel, failure)),
             };
             let (reference, manifest_digest) = (image.reference, image.manifest_digest);
             let pulled = Pulled { reference, manifest_digest, disk_sha256 };
             let report = report(&converted.conversion)?;
-            agent::deliver(&mut channel, &BTreeMap::new(), report, Some(output), Some(pulled))?;
+            agent::deliver(&mut channel, &BTreeMap::new(), report, Some(pulled))?;
             let whole = converted.whole().map_err(TransferError::File)?;
             send_whole(&mut channel, &whole, &AtomicBool::new(false), &mut |_| {}).map(drop)
         }
@@ -143,12 +145,6 @@ impl ConvertedFile {
     /// The new image file.
     fn whole(&self) -> io::Result<PatchedFile<'_>> {
         PatchedFile::new(&self.file, &self.patches, self.size_bytes)
-    }
-
-    fn output(&self) -> Result<WholeFile, Failure> {
-        let whole = self.whole().map_err(|e| refused(&e))?;
-        let sha256 = sha256_of(&whole, &AtomicBool::new(false)).map_err(|e| refused(&e))?;
-        Ok(WholeFile { size_bytes: self.size_bytes, sha256 })
     }
 }
 

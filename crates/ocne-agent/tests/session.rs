@@ -10,10 +10,9 @@ use std::time::{Duration, Instant};
 use ocne_bootimage::{Conversion, ConvertOptions, ImageKind, convert};
 use ocne_build::{RemoteError, RemoteWork, Way, convert_remotely};
 use ocne_container::{FetchOptions, Fetcher, Platform};
-use ocne_disk::{BlockDevice, BlockWrite as _, DeviceError, Qcow2, ReadRequest};
+use ocne_disk::{BlockDevice, DeviceError, Qcow2, ReadRequest};
 use ocne_transfer::TransferError;
 use ocne_xfs::Timestamp;
-use sha2::{Digest as _, Sha256};
 
 /// The boot image of the repository as a file.
 fn boot_image(folder: &Path) -> PathBuf {
@@ -164,18 +163,6 @@ fn a_whole_image_is_sent_once() {
     let error = send_whole_file(dir.path(), &path, "a", u64::MAX).unwrap_err();
     assert!(matches!(&error, RemoteError::Transfer(e) if e.is_transient()), "{error}");
     assert_eq!(send_whole_file(dir.path(), &path, "a", u64::MAX).unwrap().0, here);
-    // The image that the agent would have written is the one that is written here.
-    let mut qcow2 = Qcow2::open(&path).unwrap();
-    for (&at, bytes) in &here.changes {
-        qcow2.write_at(at, bytes).unwrap();
-    }
-    let plan = qcow2.plan_commit().unwrap();
-    fs_err::copy(&path, dir.path().join("converted")).unwrap();
-    plan.apply(&fs_err::OpenOptions::new().write(true).open(dir.path().join("converted")).unwrap()).unwrap();
-    let converted = fs_err::read(dir.path().join("converted")).unwrap();
-    let output = work.output.unwrap();
-    assert_eq!(output.size_bytes, converted.len() as u64);
-    assert_eq!(output.sha256, ocne_transfer::messages::hex(&Sha256::digest(&converted)));
 }
 
 #[test]

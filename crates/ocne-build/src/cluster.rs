@@ -1,6 +1,8 @@
 //! A conversion in a pod: the pod starts while the image is fetched, and is gone when the build ends, however it ends.
 
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,6 +18,7 @@ use ocne_transfer::{Channel, TransferError, with_causes};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
 use crate::agent_log::AgentLog;
@@ -110,6 +113,8 @@ pub(crate) struct PodBuilder {
     runtime: Runtime,
     pod: Option<BuilderPod>,
     settings: ClusterSettings,
+    /// A removal that began already.
+    removal: Mutex<Option<JoinHandle<Result<(), ClusterError>>>>,
 }
 
 impl PodBuilder {
@@ -138,7 +143,8 @@ impl PodBuilder {
             debug!(?found, server = cluster.server(), "the cluster allows it");
             cluster.start(&settings.pod, &|event| tell(event, events), cancel).await
         })?;
-        let builder = Self { runtime, pod: Some(pod), settings: settings.clone() };
+        let (pod, settings) = (Some(pod), settings.clone());
+        let builder = Self { runtime, pod, settings, removal: Mutex::default() };
         if let Some(program) = program {
             builder.bring(&program, cancel)?;
         }
@@ -383,6 +389,15 @@ impl PodBuilder {
         self.pod.as_ref().ok_or(BuildError::Interrupted)
     }
 
+    /// Lets the cluster remove the pod while its result is written. What comes of that is said at the end.
+    pub fn begin_removal(&self) {
+        if let (Some(pod), false) = (&self.pod, self.settings.keep_pod) {
+            let pod = pod.clone();
+            let removal = self.runtime.spawn(async move { pod.remove().await });
+            *self.removal.lock().unwrap_or_else(PoisonError::into_inner) = Some(removal);
+        }
+    }
+
     /// Removes the pod, or says how to look into it.
     pub fn finish(mut self, events: Events<'_>) {
         match self.close() {
@@ -400,7 +415,14 @@ impl PodBuilder {
                 "The pod is kept: `kubectl --namespace {namespace} logs {name}`, `kubectl --namespace {namespace} exec -it {name} -- sh`; `ocne gc --yes --running` removes it",
             ));
         }
-        match self.runtime.block_on(pod.remove()) {
+        let removal = self.removal.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let removed = self.runtime.block_on(async {
+            match removal {
+                Some(removal) => removal.await.unwrap_or_else(|panic| resume_unwind(panic.into_panic())),
+                None => pod.remove().await,
+            }
+        });
+        match removed {
             Ok(()) => Closed::Removed,
             Err(e) => Closed::Left(format!(
                 "the pod {namespace}/{name} could not be removed: {e}; it ends by itself when it hears nobody for {} s",

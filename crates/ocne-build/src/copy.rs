@@ -126,8 +126,25 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Makes `output` what `source` is with `patches` (by offset, disjoint) on top, `size_bytes` long. Where the
-/// source ends before that, and nothing is patched, are zeros.
+/// Copies from the start of `source` on to the same place in `output`, until all is there or it `is_enough`; how many
+/// bytes those are.
+///
+/// # Errors
+/// As [`patched_copy`].
+pub fn copy_ahead(source: &File, output: &File, is_enough: impl Fn() -> bool) -> Result<u64, CopyError> {
+    let source_bytes = source.metadata().map_err(CopyError::Read)?.len();
+    let mut at_bytes = 0;
+    while at_bytes < source_bytes && !is_enough() {
+        let end_bytes = (at_bytes + RUN_BYTES).min(source_bytes);
+        copy_range(source, output, at_bytes, end_bytes)?;
+        start_write_back(output, at_bytes, end_bytes);
+        at_bytes = end_bytes;
+    }
+    Ok(at_bytes)
+}
+
+/// Makes `output`, which has the first `ahead_bytes` of `source` already, what `source` is with `patches` (by offset,
+/// disjoint) on top, `size_bytes` long. Where the source ends before that, and nothing is patched, are zeros.
 ///
 /// `done` hears how many bytes from the start on are written. The checksums of the chunks that were changed
 /// are returned; all others have the source's.
@@ -139,6 +156,7 @@ pub fn patched_copy(
     output: &File,
     patches: &BTreeMap<u64, Vec<u8>>,
     size_bytes: u64,
+    ahead_bytes: u64,
     cancel: &AtomicBool,
     mut done: impl FnMut(u64),
 ) -> Result<ChunkChecksums, CopyError> {
@@ -157,14 +175,17 @@ pub fn patched_copy(
             result.read_exact_at(&mut bytes, at_bytes).map_err(CopyError::Read)?;
             output.file().write_all_at(&bytes, at_bytes).map_err(CopyError::Write)?;
             checksums.insert(chunk, crc32c::crc32c(&bytes));
+            start_write_back(output, at_bytes, end_bytes);
             end_bytes
         } else {
             let stop = changed.range(chunk..).next().map_or(u64::MAX, |c| c * CHUNK_BYTES);
             let end_bytes = (at_bytes + RUN_BYTES).min(stop).min(size_bytes);
-            copy_range(source, output, at_bytes, end_bytes)?;
+            if end_bytes > ahead_bytes {
+                copy_range(source, output, at_bytes, end_bytes)?;
+                start_write_back(output, at_bytes, end_bytes);
+            }
             end_bytes
         };
-        start_write_back(output, at_bytes, end_bytes);
         at_bytes = end_bytes;
         done(at_bytes);
     }
@@ -273,6 +294,13 @@ mod tests {
 
     /// Files of `sizes` with a pattern, and the result of patching the first into the second.
     fn check(source_bytes: usize, size_bytes: usize, patches: &[(u64, usize)]) {
+        for rounds in 0..3 {
+            check_ahead(source_bytes, size_bytes, patches, rounds);
+        }
+    }
+
+    /// The same, with so much of the copy made before the patches are known.
+    fn check_ahead(source_bytes: usize, size_bytes: usize, patches: &[(u64, usize)], rounds: u32) {
         let dir = tempfile::tempdir().unwrap();
         let pattern: Vec<u8> = (0..source_bytes).map(|i| u8::try_from(i * 7 % 251).unwrap()).collect();
         fs_err::write(dir.path().join("a"), &pattern).unwrap();
@@ -292,7 +320,10 @@ mod tests {
         let cancel = AtomicBool::new(false);
         let size = size_bytes as u64;
         let mut last = 0;
-        let changed = patched_copy(&source, &output, &patches, size, &cancel, |at| last = at).unwrap();
+        let rounds = std::cell::Cell::new(rounds);
+        let ahead = copy_ahead(&source, &output, || rounds.replace(rounds.get().saturating_sub(1)) == 0);
+        let ahead = ahead.unwrap();
+        let changed = patched_copy(&source, &output, &patches, size, ahead, &cancel, |at| last = at).unwrap();
         assert_eq!(last, size);
         assert!(fs_err::read(dir.path().join("b")).unwrap() == expected);
         let digest = |file: &File, end: u64| {
@@ -330,7 +361,7 @@ mod tests {
         let source = File::open(dir.path().join("a")).unwrap();
         let output = File::create(dir.path().join("b")).unwrap();
         let cancel = AtomicBool::new(true);
-        let result = patched_copy(&source, &output, &BTreeMap::new(), 1, &cancel, |_| {});
+        let result = patched_copy(&source, &output, &BTreeMap::new(), 1, 0, &cancel, |_| {});
         assert!(matches!(result, Err(CopyError::Interrupted)));
     }
 }

@@ -69,8 +69,6 @@ pub struct RemoteWork {
     pub rounds: u64,
     /// Bytes on the wire.
     pub traffic: Traffic,
-    /// The new image file as the agent has it, if it got the whole old one.
-    pub output: Option<WholeFile>,
 }
 
 impl fmt::Debug for RemoteWork {
@@ -131,8 +129,8 @@ pub fn convert_remotely(
     let mut conversion: Conversion = serde_json::from_value(outcome.report).map_err(RemoteError::Report)?;
     conversion.changes = outcome.changes;
     verify_converted(device, &conversion.changes, options).map_err(|e| RemoteError::Result(Box::new(e)))?;
-    let (agent, rounds, traffic, output) = (outcome.agent, outcome.rounds, outcome.traffic, outcome.output);
-    Ok((conversion, RemoteWork { agent, rounds, traffic, output }))
+    let (agent, rounds, traffic) = (outcome.agent, outcome.rounds, outcome.traffic);
+    Ok((conversion, RemoteWork { agent, rounds, traffic }))
 }
 
 /// What an agent made of an image that it fetched itself.
@@ -177,6 +175,6 @@ pub fn pull_remotely(
     let conversion: Conversion = serde_json::from_value(report).map_err(RemoteError::Report)?;
     let image = Qcow2::open(into.temporary()).map_err(RemoteError::Image)?;
     verify_converted(&image, &BTreeMap::new(), options).map_err(|e| RemoteError::Result(Box::new(e)))?;
-    let work = RemoteWork { agent, rounds: 0, traffic, output: None };
+    let work = RemoteWork { agent, rounds: 0, traffic };
     Ok(PulledImage { conversion, pulled, output, work })
 }

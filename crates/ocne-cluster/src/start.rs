@@ -17,11 +17,14 @@ use crate::event::ClusterEvent;
 use crate::explain::job_ended;
 use crate::manifest;
 use crate::pod::{BuilderPod, remove_job};
-use crate::spec::PodSpec;
+use crate::spec::{PodEntry, PodSpec};
 use crate::wait::{Patience, Standing, standing, without_pod};
 
 /// Most pods run within a second or two, and a build waits for them.
-const FIRST_POLLS: Duration = Duration::from_millis(200);
+const FIRST_POLLS: Duration = Duration::from_millis(100);
+const FIRST: Duration = Duration::from_secs(5);
+/// A container that runs answers within that; one that does not is refused at once.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 const LATER_POLLS: Duration = Duration::from_millis(500);
 const TICK: Duration = Duration::from_millis(50);
 
@@ -135,19 +138,16 @@ impl Cluster {
         loop {
             let (pod, now) = self.look_at_start(&spec.namespace, job).await?;
             match now {
-                Standing::Running { node } => {
-                    let name = pod.and_then(|pod| pod.metadata.name).unwrap_or_default();
-                    return Ok(BuilderPod {
-                        client: self.client.clone(),
-                        server: self.server.clone(),
-                        name,
-                        namespace: spec.namespace.clone(),
-                        node,
-                        job: job.to_owned(),
-                    });
-                }
+                Standing::Running { node } => return Ok(self.builder_pod(spec, job, pod.as_ref(), node)),
                 Standing::Failed(error) => return Err(error),
                 Standing::Waiting { reason, patience, error } => {
+                    let node = pod.as_ref().and_then(|pod| pod.spec.as_ref()?.node_name.clone());
+                    if let Some(node) = node.filter(|_| start.elapsed() < FIRST) {
+                        let pod = self.builder_pod(spec, job, pod.as_ref(), node);
+                        if answers(&pod, spec.entry).await {
+                            return Ok(pod);
+                        }
+                    }
                     if reason != told {
                         events(ClusterEvent::Waiting { reason: reason.clone() });
                         told = reason;
@@ -162,8 +162,18 @@ impl Cluster {
                     }
                 }
             }
-            let is_early = start.elapsed() < Duration::from_secs(5);
-            tokio::time::sleep(if is_early { FIRST_POLLS } else { LATER_POLLS }).await;
+            tokio::time::sleep(if start.elapsed() < FIRST { FIRST_POLLS } else { LATER_POLLS }).await;
+        }
+    }
+
+    fn builder_pod(&self, spec: &PodSpec, job: &str, pod: Option<&Pod>, node: String) -> BuilderPod {
+        BuilderPod {
+            client: self.client.clone(),
+            server: self.server.clone(),
+            name: pod.and_then(|pod| pod.metadata.name.clone()).unwrap_or_default(),
+            namespace: spec.namespace.clone(),
+            node,
+            job: job.to_owned(),
         }
     }
 
@@ -219,6 +229,18 @@ fn with_time(error: ClusterError, elapsed: Duration) -> ClusterError {
         }
         error => error,
     }
+}
+
+/// Whether a program can be run in the pod. Its status says so up to a second later: the kubelet looks at containers that
+/// often only.
+async fn answers(pod: &BuilderPod, entry: PodEntry) -> bool {
+    let command: &[&str] = match entry {
+        PodEntry::Agent => &["/ocne-agent", "version"],
+        PodEntry::Shell => &["sh", "-c", ":"],
+    };
+    let probe = async { pod.exec(command).await.ok()?.done.await.ok()?.ok() };
+    let status = tokio::time::timeout(PROBE_TIMEOUT, probe).await;
+    matches!(status, Ok(Some(status)) if status.exit_code == 0)
 }
 
 /// Waits for a future, but not longer than until somebody wants it to end.

@@ -11,9 +11,7 @@ use serde_json::Value;
 use crate::channel::Channel;
 use crate::error::TransferError;
 use crate::frame::{FrameKind, MAX_PAYLOAD_BYTES};
-use crate::messages::{
-    ChangesDigest, Done, Hello, Job, MAX_BATCH_BYTES, Pulled, Range, WholeFile, encode_ranges,
-};
+use crate::messages::{ChangesDigest, Done, Hello, Job, MAX_BATCH_BYTES, Pulled, Range, encode_ranges};
 
 /// The most ranges of one request: what fits into a frame.
 const MAX_RANGES: usize = MAX_PAYLOAD_BYTES / 12;
@@ -36,7 +34,6 @@ pub fn deliver<R: Read, W: Write>(
     channel: &mut Channel<R, W>,
     changes: &BTreeMap<u64, Vec<u8>>,
     report: Value,
-    output: Option<WholeFile>,
     pulled: Option<Pulled>,
 ) -> Result<(), TransferError> {
     let mut digest = ChangesDigest::default();
@@ -52,7 +49,7 @@ pub fn deliver<R: Read, W: Write>(
         }
     }
     let (changes, changes_sha256) = digest.finish();
-    let done = Done { changes, changes_sha256: changes_sha256.clone(), report, output, pulled };
+    let done = Done { changes, changes_sha256: changes_sha256.clone(), report, pulled };
     channel.send_json(FrameKind::Result, &done)?;
     if channel.expect(FrameKind::End)? != changes_sha256.as_bytes() {
         return Err(TransferError::protocol("no agreement on the digest of the changes"));

@@ -12,7 +12,7 @@ use crate::frame::{FrameKind, HEADER_BYTES, Header, MAX_PAYLOAD_BYTES, encode};
 use crate::messages::{Failure, Hello, PROTOCOL};
 
 /// How many bytes of `Data` payloads may be on their way before the receiver grants more.
-pub const WINDOW_BYTES: u64 = 4 << 20;
+pub const WINDOW_BYTES: u64 = 16 << 20;
 /// Payloads from this size on are compressed, if that makes them smaller.
 const COMPRESS_FROM_BYTES: usize = 4 << 10;
 /// Fast enough for any line that is worth compressing for.

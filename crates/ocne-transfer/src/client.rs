@@ -23,8 +23,6 @@ pub struct Outcome {
     pub changes: BTreeMap<u64, Vec<u8>>,
     /// What the converter says.
     pub report: Value,
-    /// The new image file as the agent has it, if it got the whole old one.
-    pub output: Option<WholeFile>,
     /// What it fetched, if it did.
     pub pulled: Option<Pulled>,
     /// Name and version of the agent.
@@ -115,12 +113,10 @@ pub fn pull<R: Read, W: Write, F: Read + Write + Seek>(
     channel.send_json(FrameKind::Job, &job)?;
     drop(job);
     let outcome = collect(channel, agent, 0, None, task.events, task.cancel)?;
-    let (Some(output), Some(pulled)) = (outcome.output, outcome.pulled) else {
-        return Err(TransferError::protocol("a result without a file"));
+    let Some(pulled) = outcome.pulled else {
+        return Err(TransferError::protocol("a result that does not say what was fetched"));
     };
-    if receive_whole(channel, into, max_bytes, task.cancel, received)? != output {
-        return Err(TransferError::NotAsSent);
-    }
+    let output = receive_whole(channel, into, max_bytes, task.cancel, received)?;
     let (report, agent, traffic) = (outcome.report, outcome.agent, channel.traffic());
     Ok(PullOutcome { report, output, pulled, agent, traffic })
 }
@@ -198,7 +194,6 @@ fn collect<R: Read, W: Write>(
     Ok(Outcome {
         changes: changes.by_offset,
         report: done.report,
-        output: done.output,
         pulled: done.pulled,
         agent,
         rounds,

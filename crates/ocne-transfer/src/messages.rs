@@ -93,9 +93,6 @@ pub struct Done {
     pub changes_sha256: String,
     /// What the converter says.
     pub report: Value,
-    /// The whole new image file, as the changes make it; where the agent has the image file.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub output: Option<WholeFile>,
     /// What the agent fetched, for a pull.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pulled: Option<Pulled>,

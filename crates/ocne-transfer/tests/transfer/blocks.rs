@@ -67,7 +67,7 @@ fn session(
         let device = agent::RemoteDevice::new(channel, job.size_bytes);
         let changes = work(&device, &batches)?;
         let mut channel = device.into_channel();
-        agent::deliver(&mut channel, &changes, json!({ "made": changes.len() }), None, None)
+        agent::deliver(&mut channel, &changes, json!({ "made": changes.len() }), None)
             .map_err(|e| e.to_string())?;
         Ok(job)
     });
