@@ -26,6 +26,7 @@ pub fn trials(bench: &Bench) -> Vec<Trial> {
             ("transfer::connections_that_are_cut_1", |site| connections_that_are_cut(site, 1)),
             ("transfer::connections_that_are_cut_2", |site| connections_that_are_cut(site, 2)),
             ("transfer::a_pod_that_is_deleted", a_pod_that_is_deleted),
+            ("transfer::a_client_that_is_killed", a_client_that_is_killed),
             ("transfer::the_pod_fetches_the_image", the_pod_fetches_the_image),
         ],
     )
@@ -186,6 +187,70 @@ fn connections_that_are_cut(site: &Site, seed: u64) -> Result<(), Failed> {
         site.assert_nothing_left().map_err(|e| format!("{about}: {}", e.message().unwrap_or_default()))?;
     }
     Ok(())
+}
+
+/// The same command again goes on in the pod of the killed one; a pod that is of no use is removed.
+fn a_client_that_is_killed(site: &Site) -> Result<(), Failed> {
+    must(&mut seeded(site, "local", &[]), "the build here")?;
+    let wanted = sha256(site)?;
+    let full = |extra: &[&str]| seeded(site, "cluster", &[&["--transfer", "full"], extra].concat());
+    let line = over_proxy(site)?;
+    must(&mut full(&[]), "a build that is left alone")?;
+    let whole_bytes = line.passed_bytes();
+    for (extra, goes_on) in [(&[][..], true), (&["--pod-memory", "300"], false)] {
+        let line = over_proxy(site)?;
+        let pod = killed_while_it_has_a_pod(site, &line, || full(&[]))?;
+        let before_bytes = line.passed_bytes();
+        let said = text(&must(&mut full(extra), "the next run")?.stderr);
+        if said.contains(&pod) != goes_on {
+            return Err(format!("the pod `{pod}` was left: {said}").into());
+        }
+        // The agent's program alone is most of it.
+        if goes_on && line.passed_bytes() - before_bytes > whole_bytes / 2 {
+            return Err("what was there was sent again".into());
+        }
+        if sha256(site)? != wanted {
+            return Err(format!("another image: {said}").into());
+        }
+        if !site.case.left_over()?.is_empty() {
+            return Err("something was left beside the output".into());
+        }
+        site.assert_nothing_left()?;
+    }
+    Ok(())
+}
+
+/// Kills a build between the note of its pod and the pod's removal; the pod's name. A build that is too quick for that is
+/// made again.
+fn killed_while_it_has_a_pod(
+    site: &Site,
+    line: &Proxy,
+    build: impl Fn() -> Command,
+) -> Result<String, Failed> {
+    for _ in 0..10 {
+        let _ = fs_err::remove_file(site.case.result());
+        let mut child = build().stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        let note = site.case.out.join(".boot.oci.pod");
+        while child.try_wait()?.is_none()
+            && !fs_err::read_to_string(&note)
+                .is_ok_and(|text| text.contains("purpose") && !text.contains("\"purpose\":\"\""))
+        {
+            sleep(Duration::from_millis(1));
+        }
+        line.halt();
+        child.kill()?;
+        child.wait()?;
+        line.cut();
+        line.mend();
+        let running = "jsonpath={.items[*].metadata.deletionTimestamp}{.items[*].metadata.name}";
+        let pod = site.kubectl(&["get", "pods", "-n", &site.namespace, "-o", running])?;
+        let jobs = site.kubectl(&["get", "jobs", "-n", &site.namespace, "-o", "name"])?;
+        if pod.starts_with("ocne-image-builder-") && !jobs.is_empty() {
+            return Ok(pod);
+        }
+        must(&mut build(), "a build after one that was killed at its end")?;
+    }
+    Err("every build was too quick".into())
 }
 
 fn a_pod_that_is_deleted(site: &Site) -> Result<(), Failed> {

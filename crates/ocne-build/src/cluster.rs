@@ -27,6 +27,7 @@ use crate::copy::hex;
 use crate::error::BuildError;
 use crate::event::{Event, Events, Stage};
 use crate::output::OutputFile;
+use crate::pod_note::PodNote;
 use crate::remote::{PulledImage, RemoteError, RemoteWork, Way, convert_remotely, pull_remotely};
 use crate::report::ClusterRecord;
 
@@ -113,17 +114,20 @@ pub(crate) struct PodBuilder {
     runtime: Runtime,
     pod: Option<BuilderPod>,
     settings: ClusterSettings,
+    /// Tells the next run of this build of the pod, until it is gone.
+    note: PodNote,
     /// A removal that began already.
     removal: Mutex<Option<JoinHandle<Result<(), ClusterError>>>>,
 }
 
 impl PodBuilder {
-    /// Starts a pod with an agent in it.
+    /// Starts a pod with an agent in it, or takes that of a run of the same build that was killed.
     ///
     /// # Errors
     /// When the cluster does not answer or does not allow it; nothing is left there then.
     pub fn start(
         settings: &ClusterSettings,
+        note: PodNote,
         events: Events<'_>,
         cancel: &AtomicBool,
     ) -> Result<Self, BuildError> {
@@ -132,22 +136,43 @@ impl PodBuilder {
         // Read before anything is made in the cluster.
         let program = shell.then(|| agent_program(architecture(&settings.pod))).transpose()?;
         events(Event::Note("Preparing pod used to create image".to_owned()));
-        let pod = runtime.block_on(async {
-            // These make nothing, so they may be left in the middle.
-            let asking = async {
-                let cluster = Cluster::connect(&settings.connect).await?;
-                let found = cluster.preflight(&settings.pod).await?;
-                Ok((cluster, found))
+        let digest = program.as_deref().map(|program| hex(&Sha256::digest(program)));
+        let purpose = PodNote::purpose(&(settings.transfer, &settings.pod, digest));
+        let (server, pod, is_old) = runtime.block_on(async {
+            let connecting = Cluster::connect(&settings.connect);
+            let cluster = Box::pin(unless_cancelled(cancel, connecting)).await?;
+            let server = cluster.server().to_owned();
+            if let Some(pod) = left_pod(&cluster, &note, &purpose).await {
+                return Ok((server, pod, true));
+            }
+            // This makes nothing, so it may be left in the middle.
+            let found = Box::pin(unless_cancelled(cancel, cluster.preflight(&settings.pod))).await?;
+            debug!(?found, server, "the cluster allows it");
+            let listen = |event| {
+                if let ClusterEvent::JobCreated { namespace, job } = &event {
+                    // Of no use to anybody yet; but known, so that it is removed.
+                    noted(&note, &server, namespace, job, "");
+                }
+                tell(event, events);
             };
-            let (cluster, found) = Box::pin(unless_cancelled(cancel, asking)).await?;
-            debug!(?found, server = cluster.server(), "the cluster allows it");
-            cluster.start(&settings.pod, &|event| tell(event, events), cancel).await
+            match cluster.start(&settings.pod, &listen, cancel).await {
+                Ok(pod) => Ok((server, pod, false)),
+                Err(e) => {
+                    note.remove();
+                    Err(e)
+                }
+            }
         })?;
         let (pod, settings) = (Some(pod), settings.clone());
-        let builder = Self { runtime, pod, settings, removal: Mutex::default() };
-        if let Some(program) = program {
+        let builder = Self { runtime, pod, settings, note, removal: Mutex::default() };
+        if is_old {
+            let place = builder.place();
+            events(Event::Note(format!("Going on in the pod {place} of a run that was killed")));
+        } else if let Some(program) = program {
             builder.bring(&program, cancel)?;
         }
+        let pod = builder.pod()?;
+        noted(&builder.note, &server, pod.namespace(), pod.job(), &purpose);
         events(Event::Note(format!("Waiting for pod {} to be ready: ok", builder.place())));
         Ok(builder)
     }
@@ -411,6 +436,7 @@ impl PodBuilder {
         let Some(pod) = self.pod.take() else { return Closed::Removed };
         let (namespace, name) = (pod.namespace(), pod.name());
         if self.settings.keep_pod {
+            self.note.remove();
             return Closed::Kept(format!(
                 "The pod is kept: `kubectl --namespace {namespace} logs {name}`, `kubectl --namespace {namespace} exec -it {name} -- sh`; `ocne gc --yes --running` removes it",
             ));
@@ -423,13 +449,40 @@ impl PodBuilder {
             }
         });
         match removed {
-            Ok(()) => Closed::Removed,
+            Ok(()) => {
+                self.note.remove();
+                Closed::Removed
+            }
             Err(e) => Closed::Left(format!(
                 "the pod {namespace}/{name} could not be removed: {e}; it ends by itself when it hears nobody for {} s",
                 self.settings.pod.idle_timeout.as_secs(),
             )),
         }
     }
+}
+
+/// Notes a pod. Without a note it is removed all the same, but only when it has heard nobody for a while.
+fn noted(note: &PodNote, server: &str, namespace: &str, job: &str, purpose: &str) {
+    if let Err(e) = note.write(server, namespace, job, purpose) {
+        debug!(error = %e, "the pod is not noted");
+    }
+}
+
+/// The pod of a run that was killed, if it is of use now; if it is not, it is removed.
+async fn left_pod(cluster: &Cluster, note: &PodNote, purpose: &str) -> Option<BuilderPod> {
+    let noted = note.read().filter(|noted| noted.server == cluster.server())?;
+    debug!(?noted, purpose, "a run was killed");
+    let found = async {
+        let pod = cluster.resume(&noted.namespace, &noted.job).await?;
+        match pod {
+            Some(pod) if noted.purpose != purpose => pod.remove().await.map(|()| None),
+            pod => Ok(pod),
+        }
+    };
+    found.await.unwrap_or_else(|e| {
+        warn!("the pod of a run that was killed is left to itself: {e}");
+        None
+    })
 }
 
 /// What became of a pod.

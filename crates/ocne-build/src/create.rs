@@ -26,6 +26,7 @@ use crate::error::{BuildError, FailureKind};
 use crate::event::{Event, Events, Stage};
 use crate::identifiers::Identifiers;
 use crate::output::OutputFile;
+use crate::pod_note::PodNote;
 use crate::remote::{PulledImage, RemoteError};
 use crate::report::{
     ClusterRecord, OutputRecord, REPORT_SCHEMA, Report, SourceRecord, Timings, milliseconds,
@@ -132,7 +133,7 @@ fn prepare(run: &Run<'_>, timings: &mut Timings) -> Result<Prepared, BuildError>
         });
         let pod = scope.spawn(|| {
             let started = Instant::now();
-            let pod = start_pod(&request, run.events, &stop);
+            let pod = start_pod(&request, run.output, run.events, &stop);
             stop.fetch_or(pod.is_err(), Ordering::Relaxed);
             (pod, milliseconds(started.elapsed()))
         });
@@ -177,13 +178,15 @@ fn pulling(request: &CreateRequest) -> Option<CreateRequest> {
 /// Starts the pod of a build, if it is to be in one.
 fn start_pod(
     request: &CreateRequest,
+    output: &OutputFile,
     events: Events<'_>,
     cancel: &AtomicBool,
 ) -> Result<Option<PodBuilder>, BuildError> {
+    let note = PodNote::of(output);
     match &request.builder {
         Builder::Local => Ok(None),
-        Builder::Cluster(settings) => PodBuilder::start(settings, events, cancel).map(Some),
-        Builder::Auto(settings) => match PodBuilder::start(settings, events, cancel) {
+        Builder::Cluster(settings) => PodBuilder::start(settings, note, events, cancel).map(Some),
+        Builder::Auto(settings) => match PodBuilder::start(settings, note, events, cancel) {
             Ok(pod) => Ok(Some(pod)),
             Err(e) if e.kind() == FailureKind::Interrupted => Err(e),
             Err(e) => {
@@ -245,7 +248,7 @@ impl Run<'_> {
     fn all(&mut self, timings: &mut Timings) -> Result<Built, BuildError> {
         if let Some(request) = pulling(self.request) {
             let started = Instant::now();
-            self.pod = start_pod(&request, self.events, self.cancel)?;
+            self.pod = start_pod(&request, self.output, self.events, self.cancel)?;
             timings.pod = self.pod.as_ref().map(|_| milliseconds(started.elapsed()));
             if let Some(pod) = &self.pod {
                 return self.pull(pod, timings);

@@ -17,6 +17,7 @@ mod files;
 mod identifiers;
 mod output;
 mod plan;
+mod pod_note;
 mod remote;
 mod report;
 mod request;

@@ -181,6 +181,8 @@ impl Cluster {
         let parameters = dry_run();
         match patiently(|| api.create(&parameters, &namespace)).await {
             Ok(_) => Ok(()),
+            // Somebody else was quicker.
+            Err(failure) if failure.status() == Some(409) => Ok(()),
             Err(failure) => Err(failure.into_refusal(&self.server, &format!("the namespace `{name}`"), name)),
         }
     }

@@ -15,7 +15,7 @@ use crate::cluster::Cluster;
 use crate::error::ClusterError;
 use crate::event::ClusterEvent;
 use crate::explain::job_ended;
-use crate::manifest;
+use crate::manifest::{self, CREATED_BY};
 use crate::pod::{BuilderPod, remove_job};
 use crate::spec::{PodEntry, PodSpec};
 use crate::wait::{Patience, Standing, standing, without_pod};
@@ -23,6 +23,8 @@ use crate::wait::{Patience, Standing, standing, without_pod};
 /// Most pods run within a second or two, and a build waits for them.
 const FIRST_POLLS: Duration = Duration::from_millis(100);
 const FIRST: Duration = Duration::from_secs(5);
+/// The status of a pod says so late that its container runs.
+const STATUS_DELAY: Duration = Duration::from_secs(3);
 /// A container that runs answers within that; one that does not is refused at once.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 const LATER_POLLS: Duration = Duration::from_millis(500);
@@ -67,6 +69,33 @@ impl Cluster {
                 Err(error)
             }
         }
+    }
+
+    /// The pod of an earlier build, if it still runs. If it does not, what is left of the build is removed.
+    ///
+    /// # Errors
+    /// When the cluster does not answer, or does not allow it.
+    pub async fn resume(&self, namespace: &str, job: &str) -> Result<Option<BuilderPod>, ClusterError> {
+        let jobs: Api<Job> = Api::namespaced(self.client.clone(), namespace);
+        let found = optional(patiently(|| jobs.get(job)).await)
+            .map_err(|failure| failure.into_error(&self.server, &format!("look at the Job `{job}`")))?;
+        let is_ours = |job: &Job| job.metadata.annotations.iter().flatten().any(|(key, _)| key == CREATED_BY);
+        let Some(_) = found.filter(|job| job.metadata.deletion_timestamp.is_none() && is_ours(job)) else {
+            return Ok(None);
+        };
+        let start = Instant::now();
+        loop {
+            match self.look_at_start(namespace, job).await? {
+                (Some(pod), Standing::Running { node }) => {
+                    return Ok(Some(self.builder_pod(namespace, job, &pod, node)));
+                }
+                (_, Standing::Waiting { .. }) if start.elapsed() < STATUS_DELAY => {}
+                _ => break,
+            }
+            tokio::time::sleep(FIRST_POLLS).await;
+        }
+        remove_job(&self.client, &self.server, namespace, job, None).await?;
+        Ok(None)
     }
 
     async fn make_namespace(&self, name: &str, events: Events<'_>) -> Result<(), ClusterError> {
@@ -138,12 +167,16 @@ impl Cluster {
         loop {
             let (pod, now) = self.look_at_start(&spec.namespace, job).await?;
             match now {
-                Standing::Running { node } => return Ok(self.builder_pod(spec, job, pod.as_ref(), node)),
+                Standing::Running { node } => {
+                    let pod = pod.unwrap_or_default();
+                    return Ok(self.builder_pod(&spec.namespace, job, &pod, node));
+                }
                 Standing::Failed(error) => return Err(error),
                 Standing::Waiting { reason, patience, error } => {
-                    let node = pod.as_ref().and_then(|pod| pod.spec.as_ref()?.node_name.clone());
-                    if let Some(node) = node.filter(|_| start.elapsed() < FIRST) {
-                        let pod = self.builder_pod(spec, job, pod.as_ref(), node);
+                    let on_node =
+                        pod.as_ref().and_then(|pod| Some((pod, pod.spec.as_ref()?.node_name.clone()?)));
+                    if let Some((pod, node)) = on_node.filter(|_| start.elapsed() < FIRST) {
+                        let pod = self.builder_pod(&spec.namespace, job, pod, node);
                         if answers(&pod, spec.entry).await {
                             return Ok(pod);
                         }
@@ -166,12 +199,12 @@ impl Cluster {
         }
     }
 
-    fn builder_pod(&self, spec: &PodSpec, job: &str, pod: Option<&Pod>, node: String) -> BuilderPod {
+    fn builder_pod(&self, namespace: &str, job: &str, pod: &Pod, node: String) -> BuilderPod {
         BuilderPod {
             client: self.client.clone(),
             server: self.server.clone(),
-            name: pod.and_then(|pod| pod.metadata.name.clone()).unwrap_or_default(),
-            namespace: spec.namespace.clone(),
+            name: pod.metadata.name.clone().unwrap_or_default(),
+            namespace: namespace.to_owned(),
             node,
             job: job.to_owned(),
         }

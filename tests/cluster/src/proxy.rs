@@ -4,6 +4,10 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How often a line that is halted looks whether it still is.
+const HALT_POLL: Duration = Duration::from_millis(5);
 
 /// Listens on loopback and passes on what comes, until it is cut.
 #[derive(Debug)]
@@ -18,6 +22,7 @@ struct State {
     is_cut: AtomicBool,
     /// All connections end when so much was passed on; 0 is never.
     cut_at_bytes: AtomicU64,
+    is_halted: AtomicBool,
     passed_bytes: AtomicU64,
     streams: Mutex<Vec<TcpStream>>,
 }
@@ -61,9 +66,15 @@ impl Proxy {
         self.state.cut_at_bytes.store(bytes, Ordering::Relaxed);
     }
 
+    /// Passes nothing on any more, and ends nothing.
+    pub fn halt(&self) {
+        self.state.is_halted.store(true, Ordering::Relaxed);
+    }
+
     /// New connections are passed on again.
     pub fn mend(&self) {
         self.state.is_cut.store(false, Ordering::Relaxed);
+        self.state.is_halted.store(false, Ordering::Relaxed);
     }
 
     /// How much has been passed on, both ways.
@@ -98,6 +109,9 @@ fn pass(mut from: TcpStream, mut to: TcpStream, state: &State) {
     // Small enough for a cut to be somewhere in a frame.
     let mut buffer = vec![0; 1 << 14];
     while let Ok(count) = from.read(&mut buffer) {
+        while state.is_halted.load(Ordering::Relaxed) {
+            std::thread::sleep(HALT_POLL);
+        }
         if count == 0 || to.write_all(&buffer[..count]).is_err() {
             break;
         }
