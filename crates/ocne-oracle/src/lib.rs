@@ -1,0 +1,35 @@
+//! A thin client of Oracle Cloud: what an upload of an image needs, and nothing else.
+//!
+//! Configuration and keys are read as the official SDKs read them ([`Settings`]); every attempt at a request is signed
+//! anew ([`Client`]); what the service refuses becomes a [`ServiceError`] with its `opc-request-id` and, where it is
+//! known, what would allow it.
+
+mod client;
+mod compute;
+mod config;
+mod error;
+mod identity;
+mod key;
+mod object_storage;
+mod region;
+mod secret;
+mod settings;
+mod signature;
+mod token;
+mod work_request;
+
+pub use client::{Client, ClientOptions, Retry};
+pub use compute::{
+    CreateImage, Image, ImageSource, LaunchOptions, NewImage, ShapeCompatibility, SourceImageType,
+};
+pub use config::{ConfigFile, ConfigProblem};
+pub use error::{OracleError, ServiceError};
+pub use identity::{Compartment, CompartmentProblem};
+pub use key::{KeyProblem, SigningKey};
+pub use object_storage::{
+    Bucket, CommittedObject, MultipartUpload, ObjectHead, Part, PartBody, UploadedPart,
+};
+pub use region::{Region, Service};
+pub use secret::Secret;
+pub use settings::{AuthKind, Credentials, Settings, SettingsError, SettingsRequest};
+pub use work_request::{WorkRequest, WorkRequestProblem, WorkRequestStatus};

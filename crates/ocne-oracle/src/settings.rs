@@ -1,0 +1,574 @@
+//! Who speaks to which region: from flags, the environment and `~/.oci/config`, as the SDKs and the CLI take them.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use fs_err as fs;
+use reqwest::Url;
+
+use crate::config::{ConfigFile, ConfigProblem, DEFAULT_PROFILE};
+use crate::key::{KeyProblem, SigningKey};
+use crate::region::{MoreRegions, Region};
+use crate::secret::Secret;
+use crate::token;
+
+/// Configuration files, keys and tokens are a page of text; anything larger is none of them.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// How requests are authenticated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AuthKind {
+    /// By a session token if the profile has one, else by an API key.
+    #[default]
+    Auto,
+    /// By a user's API key.
+    ApiKey,
+    /// By a token that `oci session authenticate` fetched.
+    SessionToken,
+}
+
+/// What was asked for; all of it may be left to the environment and the configuration file.
+#[derive(Debug, Clone, Default)]
+pub struct SettingsRequest {
+    /// The configuration file.
+    pub config_file: Option<PathBuf>,
+    /// The profile in it, if it was asked for.
+    pub profile: Option<String>,
+    /// The profile that is taken when neither a flag nor the environment names one.
+    pub usual_profile: Option<String>,
+    /// The region, by name or key.
+    pub region: Option<String>,
+    /// One URL in the place of all services.
+    pub endpoint: Option<String>,
+    /// How to authenticate.
+    pub auth: Option<AuthKind>,
+    /// Certificates to trust besides the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// What signs requests, and in whose name.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    /// What the service finds the public key by. Of sessions it holds their token.
+    pub(crate) key_id: Secret,
+    pub(crate) key: SigningKey,
+    /// What renews them, for a hint.
+    pub(crate) renewal: Option<String>,
+}
+
+/// The settings in effect.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// What signs requests.
+    pub credentials: Credentials,
+    /// OCID of the tenancy.
+    pub tenancy: String,
+    /// OCID of the user.
+    pub user: Option<String>,
+    /// The region.
+    pub region: Region,
+    /// One URL in the place of all services.
+    pub endpoint: Option<Url>,
+    /// Certificates to trust besides the system's.
+    pub certificate_files: Vec<PathBuf>,
+    /// The profile that they come from.
+    pub profile: String,
+    /// What a person should know.
+    pub warnings: Vec<String>,
+}
+
+/// Why nobody can be authenticated.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SettingsError {
+    /// There is no configuration file.
+    #[error("there is no configuration for Oracle Cloud: `{}` does not exist", path.display())]
+    NoConfig {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// A file cannot be read.
+    #[error("cannot read the {what} `{}`", path.display())]
+    File {
+        /// What it is.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The configuration file makes no sense.
+    #[error("cannot read the configuration file `{}`: {problem}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        problem: ConfigProblem,
+    },
+    /// There is no such profile.
+    #[error("`{}` has no profile `{profile}`; it has: {}", path.display(), present.join(", "))]
+    NoProfile {
+        /// The file.
+        path: PathBuf,
+        /// What was asked for.
+        profile: String,
+        /// What there is.
+        present: Vec<String>,
+    },
+    /// Something that is needed is not set.
+    #[error("the profile `{profile}` of `{}` has no `{key}`", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// The profile.
+        profile: String,
+        /// Its missing key.
+        key: &'static str,
+    },
+    /// A value cannot be used.
+    #[error("{name} is `{value}`: {reason}")]
+    Value {
+        /// The setting.
+        name: &'static str,
+        /// What it is.
+        value: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The key cannot be used.
+    #[error("cannot use the key `{}`: {problem}", path.display())]
+    Key {
+        /// The file, or the variable.
+        path: PathBuf,
+        /// Why.
+        problem: KeyProblem,
+    },
+    /// The key is another than the configured fingerprint says.
+    #[error("the key `{}` has the fingerprint {actual}, but the profile `{profile}` says {configured}", path.display())]
+    Fingerprint {
+        /// The key.
+        path: PathBuf,
+        /// Its fingerprint.
+        actual: String,
+        /// The profile.
+        profile: String,
+        /// What it says.
+        configured: String,
+    },
+    /// The session has ended.
+    #[error("the session token of the profile `{profile}` expired {} ago", minutes(*ago))]
+    SessionExpired {
+        /// The profile.
+        profile: String,
+        /// How long ago.
+        ago: Duration,
+        /// What makes a new one.
+        renewal: String,
+    },
+}
+
+impl SettingsError {
+    /// What a person can do about it, where that is known.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoConfig { .. } => Some(
+                "`oci setup config` writes one; or name it by `--oci-config` or OCI_CLI_CONFIG_FILE"
+                    .to_owned(),
+            ),
+            Self::NoProfile { .. } => Some("choose one of them with `--profile`".to_owned()),
+            Self::Missing { key: "region", .. } => {
+                Some("add `region=` to the profile, or give `--region`, such as us-ashburn-1".to_owned())
+            }
+            Self::Missing { key, .. } => Some(format!(
+                "add `{key}=` to the profile; the console shows it under the user's API keys, as a preview of the configuration file"
+            )),
+            Self::Key { problem: KeyProblem::NoPassPhrase, .. } => {
+                Some("add `pass_phrase=` to the profile, or set OCI_CLI_PASSPHRASE".to_owned())
+            }
+            Self::Key { problem: KeyProblem::WrongPassPhrase, .. } => {
+                Some("mend `pass_phrase=` in the profile, or set OCI_CLI_PASSPHRASE".to_owned())
+            }
+            Self::Key { problem: KeyProblem::Method { .. }, path } => {
+                Some(format!("`openssl pkcs8 -topk8 -in {} -out new.pem` writes it anew", path.display()))
+            }
+            Self::Key { problem: KeyProblem::NotPrivate { .. }, .. } => Some(
+                "`key_file=` names the private key, not the one that was pasted into the console".to_owned(),
+            ),
+            Self::Fingerprint { .. } => Some("mend `fingerprint=` or `key_file=` in the profile".to_owned()),
+            Self::SessionExpired { renewal, .. } => Some(format!("`{renewal}` begins a new one")),
+            _ => None,
+        }
+    }
+}
+
+fn minutes(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 0..120 => format!("{seconds} s"),
+        seconds @ 120..7200 => format!("{} min", seconds / 60),
+        seconds => format!("{} h", seconds / 3600),
+    }
+}
+
+/// Where values come from: the environment over the profile.
+struct Sources<'a> {
+    env: &'a dyn Fn(&str) -> Option<String>,
+    file: &'a ConfigFile,
+    path: &'a Path,
+    profile: &'a str,
+}
+
+impl Sources<'_> {
+    fn find(&self, variable: &str, key: &str) -> Option<String> {
+        (self.env)(variable).or_else(|| self.file.get(self.profile, key).map(str::to_owned))
+    }
+
+    fn need(&self, variable: &str, key: &'static str) -> Result<String, SettingsError> {
+        self.find(variable, key).ok_or_else(|| self.missing(key))
+    }
+
+    fn missing(&self, key: &'static str) -> SettingsError {
+        SettingsError::Missing { path: self.path.to_owned(), profile: self.profile.to_owned(), key }
+    }
+}
+
+impl Settings {
+    /// Finds everything. `env` gives variables that are set and not empty; `ask` asks a person for the pass phrase of a
+    /// key, if there is a person.
+    ///
+    /// # Errors
+    /// When something is missing or cannot be read.
+    pub fn load(
+        request: &SettingsRequest,
+        env: &dyn Fn(&str) -> Option<String>,
+        ask: &dyn Fn(&Path) -> Option<Secret>,
+    ) -> Result<Self, SettingsError> {
+        let mut warnings = Vec::new();
+        let home = env("HOME").map(PathBuf::from).unwrap_or_default();
+        let (path, is_named) = config_path(request, env, &home);
+        let file = match read(&path, "configuration file", &mut warnings) {
+            Ok(bytes) => ConfigFile::parse(&String::from_utf8_lossy(&bytes))
+                .map_err(|problem| SettingsError::Config { path: path.clone(), problem })?,
+            // Everything may be in the environment; what is not is missed below.
+            Err(SettingsError::File { source, .. })
+                if source.kind() == io::ErrorKind::NotFound && !is_named && env("OCI_CLI_USER").is_some() =>
+            {
+                ConfigFile::default()
+            }
+            Err(SettingsError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                return Err(SettingsError::NoConfig { path });
+            }
+            Err(error) => return Err(error),
+        };
+        let profile = request.profile.clone().or_else(|| env("OCI_CLI_PROFILE"));
+        let profile = profile.or_else(|| request.usual_profile.clone());
+        let profile = profile.unwrap_or_else(|| DEFAULT_PROFILE.to_owned());
+        if !file.has(&profile) {
+            let present = file.profiles().map(str::to_owned).collect();
+            return Err(SettingsError::NoProfile { path, profile, present });
+        }
+        let sources = Sources { env, file: &file, path: &path, profile: &profile };
+        let region = match &request.region {
+            Some(region) => region.clone(),
+            None => sources
+                .find("OCI_CLI_REGION", "region")
+                .or_else(|| env("OCI_REGION"))
+                .ok_or_else(|| sources.missing("region"))?,
+        };
+        let tenancy = sources.need("OCI_CLI_TENANCY", "tenancy")?;
+        let user = sources.find("OCI_CLI_USER", "user");
+        let credentials = credentials(request, &sources, &region, &tenancy, ask, &mut warnings)?;
+        let endpoint = request.endpoint.clone().or_else(|| env("OCI_CLI_ENDPOINT"));
+        let more = MoreRegions {
+            file: fs::read_to_string(home.join(".oci/regions-config.json")).ok(),
+            metadata: env("OCI_REGION_METADATA"),
+            default_realm: env("OCI_DEFAULT_REALM"),
+        };
+        let certificates = request.ca_file.clone().or_else(|| env("OCI_CLI_CERT_BUNDLE").map(PathBuf::from));
+        Ok(Self {
+            credentials,
+            tenancy,
+            user,
+            region: Region::find(&region, &more),
+            endpoint: endpoint.map(|text| parse_endpoint(&text)).transpose()?,
+            certificate_files: certificates.into_iter().collect(),
+            profile: profile.clone(),
+            warnings,
+        })
+    }
+}
+
+/// The configuration file, and whether somebody named it.
+fn config_path(
+    request: &SettingsRequest,
+    env: &dyn Fn(&str) -> Option<String>,
+    home: &Path,
+) -> (PathBuf, bool) {
+    let named = request.config_file.clone();
+    let named =
+        named.or_else(|| env("OCI_CLI_CONFIG_FILE").or_else(|| env("OCI_CONFIG_FILE")).map(PathBuf::from));
+    if let Some(path) = named {
+        return (expand(&path, home), true);
+    }
+    let usual = home.join(".oci/config");
+    let older = home.join(".oraclebmc/config");
+    if !usual.exists() && older.exists() { (older, false) } else { (usual, false) }
+}
+
+fn credentials(
+    request: &SettingsRequest,
+    sources: &Sources<'_>,
+    region: &str,
+    tenancy: &str,
+    ask: &dyn Fn(&Path) -> Option<Secret>,
+    warnings: &mut Vec<String>,
+) -> Result<Credentials, SettingsError> {
+    let home = (sources.env)("HOME").map(PathBuf::from).unwrap_or_default();
+    let auth = match (request.auth, (sources.env)("OCI_CLI_AUTH").as_deref()) {
+        (Some(kind), _) => kind,
+        (None, None) => AuthKind::Auto,
+        (None, Some("api_key")) => AuthKind::ApiKey,
+        (None, Some("security_token")) => AuthKind::SessionToken,
+        (None, Some(other)) => {
+            return Err(SettingsError::Value {
+                name: "OCI_CLI_AUTH",
+                value: other.to_owned(),
+                reason: "this program knows api_key and security_token".to_owned(),
+            });
+        }
+    };
+    let token_file = sources.find("OCI_CLI_SECURITY_TOKEN_FILE", "security_token_file");
+    let token_file = match (auth, token_file) {
+        (AuthKind::ApiKey, _) | (AuthKind::Auto, None) => None,
+        (AuthKind::SessionToken, None) => return Err(sources.missing("security_token_file")),
+        (AuthKind::SessionToken | AuthKind::Auto, Some(path)) => Some(expand(Path::new(&path), &home)),
+    };
+    let (key_path, content) = if let Some(content) = (sources.env)("OCI_CLI_KEY_CONTENT") {
+        (PathBuf::from("OCI_CLI_KEY_CONTENT"), content.into_bytes())
+    } else {
+        let path = expand(Path::new(&sources.need("OCI_CLI_KEY_FILE", "key_file")?), &home);
+        let content = read(&path, "key", warnings)?;
+        (path, content)
+    };
+    // The Go SDK takes the second spelling too.
+    let pass_phrase = sources.find("OCI_CLI_PASSPHRASE", "pass_phrase");
+    let pass_phrase =
+        pass_phrase.or_else(|| sources.find("OCI_CLI_PASSPHRASE", "passphrase")).map(Secret::new);
+    let key = match SigningKey::from_pem(&content, pass_phrase.as_ref()) {
+        Err(KeyProblem::NoPassPhrase) => match ask(&key_path) {
+            Some(said) => SigningKey::from_pem(&content, Some(&said)),
+            None => Err(KeyProblem::NoPassPhrase),
+        },
+        other => other,
+    };
+    let key = key.map_err(|problem| SettingsError::Key { path: key_path.clone(), problem })?;
+    if let Some(path) = token_file {
+        let token = read(&path, "session token", warnings)?;
+        let token = String::from_utf8_lossy(&token).trim().to_owned();
+        let renewal =
+            format!("oci session authenticate --profile-name {} --region {region}", sources.profile);
+        if let Some(ago) = token::expiry(&token).and_then(|end| SystemTime::now().duration_since(end).ok()) {
+            return Err(SettingsError::SessionExpired { profile: sources.profile.to_owned(), ago, renewal });
+        }
+        return Ok(Credentials { key_id: Secret::new(format!("ST${token}")), key, renewal: Some(renewal) });
+    }
+    let user = sources.need("OCI_CLI_USER", "user")?;
+    let fingerprint = sources.need("OCI_CLI_FINGERPRINT", "fingerprint")?;
+    if !fingerprint.eq_ignore_ascii_case(key.fingerprint()) {
+        return Err(SettingsError::Fingerprint {
+            path: key_path,
+            actual: key.fingerprint().to_owned(),
+            profile: sources.profile.to_owned(),
+            configured: fingerprint,
+        });
+    }
+    let key_id = Secret::new(format!("{tenancy}/{user}/{fingerprint}"));
+    Ok(Credentials { key_id, key, renewal: None })
+}
+
+fn read(path: &Path, what: &'static str, warnings: &mut Vec<String>) -> Result<Vec<u8>, SettingsError> {
+    let refused = |source| SettingsError::File { what, path: path.to_owned(), source };
+    let metadata = fs::metadata(path).map_err(refused)?;
+    if metadata.len() > MAX_FILE_BYTES {
+        return Err(refused(io::Error::other(format!("it has {} bytes, too many for one", metadata.len()))));
+    }
+    if metadata.is_file() && metadata.permissions().mode() & 0o077 != 0 {
+        warnings
+            .push(format!("others may read the {what} `{0}`; `chmod 600 {0}` mends that", path.display()));
+    }
+    fs::read(path).map_err(refused)
+}
+
+/// `~` is expanded, variables are not.
+fn expand(path: &Path, home: &Path) -> PathBuf {
+    match path.strip_prefix("~") {
+        Ok(rest) => home.join(rest),
+        Err(_) => path.to_owned(),
+    }
+}
+
+fn parse_endpoint(text: &str) -> Result<Url, SettingsError> {
+    let wrong = |reason: &str| SettingsError::Value {
+        name: "the endpoint",
+        value: text.to_owned(),
+        reason: reason.to_owned(),
+    };
+    let url = Url::parse(text).map_err(|e| wrong(&e.to_string()))?;
+    let host = url.host_str().ok_or_else(|| wrong("it has no host"))?;
+    match url.scheme() {
+        "https" => Ok(url),
+        "http" if ocne_http::is_loopback(host) => Ok(url),
+        "http" => Err(wrong("without TLS only this machine is spoken to")),
+        _ => Err(wrong("it is no https URL")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::fs::Permissions;
+
+    use super::*;
+
+    const FINGERPRINT: &str = include_str!("../tests/keys/fingerprint.txt");
+
+    struct Bench {
+        dir: tempfile::TempDir,
+        env: HashMap<String, String>,
+    }
+
+    impl Bench {
+        fn new(config: &str) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            fs::create_dir(dir.path().join(".oci")).unwrap();
+            let config = config.replace("FP", FINGERPRINT.trim());
+            write(&dir.path().join(".oci/config"), &config);
+            for name in ["plain.pem", "pbes2.pem"] {
+                let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/keys").join(name);
+                write(&dir.path().join(name), &fs::read_to_string(from).unwrap());
+            }
+            let env = HashMap::from([("HOME".to_owned(), dir.path().display().to_string())]);
+            Self { dir, env }
+        }
+
+        fn set(mut self, name: &str, value: &str) -> Self {
+            self.env.insert(name.to_owned(), value.to_owned());
+            self
+        }
+
+        fn load(&self, request: &SettingsRequest) -> Result<Settings, SettingsError> {
+            Settings::load(request, &|name| self.env.get(name).cloned(), &|_| None)
+        }
+
+        fn profile(&self, name: &str) -> Result<Settings, SettingsError> {
+            self.load(&SettingsRequest { profile: Some(name.to_owned()), ..SettingsRequest::default() })
+        }
+    }
+
+    fn write(path: &Path, content: &str) {
+        fs::write(path, content).unwrap();
+        fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
+    }
+
+    const CONFIG: &str = "[DEFAULT]\nuser=u\ntenancy=t\nfingerprint=FP\nkey_file=~/plain.pem\nregion=iad\n\
+        [LOCKED]\nkey_file=~/pbes2.pem\n[GO]\nkey_file=~/pbes2.pem\npassphrase=open sesame\n\
+        [SESSION]\nsecurity_token_file=~/token\n[OTHER]\nfingerprint=00:11\n[NOWHERE]\nregion=\n";
+
+    #[test]
+    fn the_default_profile() {
+        let settings = Bench::new(CONFIG).load(&SettingsRequest::default()).unwrap();
+        assert_eq!(settings.credentials.key_id.reveal(), format!("t/u/{}", FINGERPRINT.trim()));
+        assert_eq!((settings.region.name.as_str(), settings.tenancy.as_str()), ("us-ashburn-1", "t"));
+        assert!(settings.warnings.is_empty(), "{:?}", settings.warnings);
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file_and_flags_over_both() {
+        let bench = Bench::new(CONFIG).set("OCI_CLI_REGION", "phx").set("OCI_CLI_USER", "me");
+        let settings = bench.load(&SettingsRequest::default()).unwrap();
+        assert_eq!((settings.region.name.as_str(), settings.user.as_deref()), ("us-phoenix-1", Some("me")));
+        let request = SettingsRequest { region: Some("fra".to_owned()), ..SettingsRequest::default() };
+        assert_eq!(bench.load(&request).unwrap().region.name, "eu-frankfurt-1");
+        let bench = Bench::new(CONFIG).set("OCI_REGION", "phx");
+        assert_eq!(bench.load(&SettingsRequest::default()).unwrap().region.name, "us-ashburn-1");
+        assert_eq!(bench.profile("NOWHERE").unwrap().region.name, "us-phoenix-1");
+        let bench = Bench::new(CONFIG).set("OCI_CLI_PROFILE", "GO");
+        assert_eq!(bench.load(&SettingsRequest::default()).unwrap().profile, "GO");
+    }
+
+    #[test]
+    fn everything_may_be_in_the_environment() {
+        let bench = Bench::new("")
+            .set("OCI_CLI_USER", "u")
+            .set("OCI_CLI_TENANCY", "t")
+            .set("OCI_CLI_FINGERPRINT", FINGERPRINT.trim())
+            .set("OCI_CLI_KEY_CONTENT", include_str!("../tests/keys/pkcs1.pem"))
+            .set("OCI_CLI_REGION", "us-ashburn-1");
+        fs::remove_file(bench.dir.path().join(".oci/config")).unwrap();
+        assert_eq!(bench.load(&SettingsRequest::default()).unwrap().user.as_deref(), Some("u"));
+    }
+
+    #[test]
+    fn pass_phrases() {
+        assert!(matches!(
+            Bench::new(CONFIG).profile("LOCKED"),
+            Err(SettingsError::Key { problem: KeyProblem::NoPassPhrase, .. })
+        ));
+        Bench::new(CONFIG).profile("GO").unwrap();
+        Bench::new(CONFIG).set("OCI_CLI_PASSPHRASE", "open sesame").profile("LOCKED").unwrap();
+        let bench = Bench::new(CONFIG);
+        let request = SettingsRequest { profile: Some("LOCKED".to_owned()), ..SettingsRequest::default() };
+        let asked = Settings::load(&request, &|name| bench.env.get(name).cloned(), &|_| {
+            Some(Secret::new("open sesame"))
+        });
+        asked.unwrap();
+    }
+
+    #[test]
+    fn sessions() {
+        use base64::Engine as _;
+        let token = |seconds: u64| {
+            let claims = format!("{{\"exp\":{seconds}}}");
+            format!("e30.{}.c2ln", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims))
+        };
+        let bench = Bench::new(CONFIG);
+        write(&bench.dir.path().join("token"), &format!("{}\n", token(1 << 40)));
+        let settings = bench.profile("SESSION").unwrap();
+        assert_eq!(settings.credentials.key_id.reveal(), format!("ST${}", token(1 << 40)));
+        assert!(!format!("{settings:?}").contains("e30"), "tokens are not shown");
+        write(&bench.dir.path().join("token"), &token(1));
+        let error = bench.profile("SESSION").unwrap_err();
+        assert!(matches!(error, SettingsError::SessionExpired { .. }));
+        assert!(error.hint().unwrap().contains("oci session authenticate --profile-name SESSION"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_told() {
+        let bench = Bench::new(CONFIG);
+        assert_eq!(
+            bench.profile("NONE").unwrap_err().to_string().split("; it has").nth(1).unwrap(),
+            ": DEFAULT, GO, LOCKED, NOWHERE, OTHER, SESSION"
+        );
+        assert!(matches!(bench.profile("OTHER"), Err(SettingsError::Fingerprint { .. })));
+        assert!(matches!(bench.profile("NOWHERE"), Err(SettingsError::Missing { key: "region", .. })));
+        fs::set_permissions(bench.dir.path().join("plain.pem"), Permissions::from_mode(0o644)).unwrap();
+        let warnings = bench.load(&SettingsRequest::default()).unwrap().warnings;
+        assert!(warnings.len() == 1 && warnings[0].contains("chmod 600"), "{warnings:?}");
+        for (endpoint, good) in [
+            ("http://127.0.0.1:8080", true),
+            ("https://x.example", true),
+            ("http://x.example", false),
+            ("ftp://x", false),
+            ("x", false),
+        ] {
+            let request =
+                SettingsRequest { endpoint: Some(endpoint.to_owned()), ..SettingsRequest::default() };
+            assert_eq!(bench.load(&request).is_ok(), good, "{endpoint}");
+        }
+        let bench = Bench::new(CONFIG).set("OCI_CLI_CONFIG_FILE", "/nowhere");
+        assert!(matches!(bench.load(&SettingsRequest::default()), Err(SettingsError::NoConfig { .. })));
+        let bench = Bench::new(CONFIG).set("OCI_CLI_AUTH", "magic");
+        assert!(matches!(bench.load(&SettingsRequest::default()), Err(SettingsError::Value { .. })));
+    }
+}
