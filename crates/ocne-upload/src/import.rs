@@ -1,0 +1,246 @@
+//! Having an object made into a compute image, and seeing to it that the image is what it should be.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use ocne_oracle::{Client, CreateImage, Image, NewImage, WorkRequestStatus};
+use sha2::{Digest as _, Sha256};
+
+use crate::error::UploadError;
+use crate::event::{Event, Events, Stage};
+use crate::journal::{Import, Journal};
+use crate::metadata::{FIRMWARE, LAUNCH_MODE, Traits};
+
+/// The tag that tells which file an image was made of.
+pub(crate) const TAG_SHA256: &str = "ocne/sha256";
+/// Waits between two looks at a work request.
+const FIRST_POLL: Duration = Duration::from_secs(1);
+const LONGEST_POLL: Duration = Duration::from_secs(10);
+/// Retry tokens are valid for a day; one that is about to end is not relied upon.
+const TOKEN_SECONDS: u64 = 23 * 3600;
+/// An image is available at the latest so long after its import.
+const SETTLE: Duration = Duration::from_mins(2);
+
+/// Begins an import, or finds the one that an earlier run began with the same wish.
+pub(crate) async fn begin(
+    client: &Client,
+    wish: &CreateImage,
+    journal: &mut Journal,
+    etag: &str,
+) -> Result<String, UploadError> {
+    // Another content under the same name is another wish.
+    let text = format!("{wish:?} {etag}");
+    let hash = Sha256::digest(text);
+    let hash = hash.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let earlier = journal
+        .state
+        .import
+        .clone()
+        .filter(|import| import.wish == hash && now.saturating_sub(import.begun_seconds) < TOKEN_SECONDS);
+    if let Some(Import { work_request_id: Some(id), .. }) = &earlier
+        && let Ok((work, _)) = client.work_request(id).await
+        && !matches!(
+            work.status,
+            WorkRequestStatus::Failed | WorkRequestStatus::Canceled | WorkRequestStatus::Canceling
+        )
+    {
+        return Ok(id.clone());
+    }
+    let is_over = earlier.as_ref().is_some_and(|import| import.work_request_id.is_some());
+    let mut import = match earlier {
+        Some(import) if !is_over => import,
+        _ => Import { retry_token: token(&hash, now), wish: hash, begun_seconds: now, work_request_id: None },
+    };
+    // Before the request: a run that is killed now finds the image by the token.
+    journal.state.import = Some(import.clone());
+    journal.save();
+    let NewImage { work_request_id, .. } = client.create_image(wish, &import.retry_token).await?;
+    import.work_request_id = Some(work_request_id.clone());
+    journal.state.import = Some(import);
+    journal.save();
+    Ok(work_request_id)
+}
+
+/// A token that no other run has: it holds the time in nanoseconds and the process.
+fn token(hash: &str, now: u64) -> String {
+    let nanoseconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+    let text = format!("{hash} {now} {nanoseconds} {}", std::process::id());
+    Sha256::digest(text)[..16].iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
+}
+
+/// Waits for a work request, and returns the OCID of its image.
+pub(crate) async fn follow(
+    client: &Client,
+    work_request_id: &str,
+    timeout: Option<Duration>,
+    events: &Events,
+) -> Result<Option<String>, UploadError> {
+    let started = Instant::now();
+    events(Event::Begin { stage: Stage::Import, total_bytes: None });
+    let mut wait = FIRST_POLL;
+    loop {
+        let looked = client.work_request(work_request_id).await;
+        let (work, asked_for) = looked.map_err(|source| {
+            if source.is_passing() {
+                UploadError::ImportUnwatched { source, work_request_id: work_request_id.to_owned() }
+            } else {
+                source.into()
+            }
+        })?;
+        match work.status {
+            WorkRequestStatus::Succeeded => {
+                events(Event::Percent { stage: Stage::Import, percent: 100 });
+                events(Event::End { stage: Stage::Import, elapsed: started.elapsed(), bytes: None });
+                return Ok(work.image_id().map(str::to_owned));
+            }
+            WorkRequestStatus::Failed => return Err(failed(client, work_request_id).await),
+            WorkRequestStatus::Canceled => {
+                return Err(UploadError::ImportCancelled { work_request_id: work_request_id.to_owned() });
+            }
+            WorkRequestStatus::Accepted
+            | WorkRequestStatus::InProgress
+            | WorkRequestStatus::Canceling
+            | WorkRequestStatus::Unknown => {}
+        }
+        events(Event::Percent { stage: Stage::Import, percent: percent(work.percent_complete) });
+        let pause = asked_for.unwrap_or_default().max(wait);
+        if let Some(timeout) = timeout
+            && started.elapsed() + pause > timeout
+        {
+            let work_request_id = work_request_id.to_owned();
+            return Err(UploadError::ImportTimeout { waited: started.elapsed(), work_request_id });
+        }
+        tokio::time::sleep(pause).await;
+        wait = (wait * 3 / 2).min(LONGEST_POLL);
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to what fits")]
+fn percent(complete: Option<f32>) -> u8 {
+    complete.unwrap_or(0.0).clamp(0.0, 100.0) as u8
+}
+
+/// What the service says of an import that failed: its errors, or else the end of its log.
+async fn failed(client: &Client, work_request_id: &str) -> UploadError {
+    let errors = client.work_request_errors(work_request_id).await.unwrap_or_default();
+    let mut problems: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    if problems.is_empty() {
+        let log = client.work_request_logs(work_request_id).await.unwrap_or_default();
+        problems.extend(log.last().map(ToString::to_string));
+    }
+    if problems.is_empty() {
+        problems.push("the service does not say why".to_owned());
+    }
+    UploadError::ImportFailed { problems, work_request_id: work_request_id.to_owned() }
+}
+
+/// Waits until an image is available, as its state may lag behind its work request.
+pub(crate) async fn available(client: &Client, id: &str) -> Result<Image, UploadError> {
+    let started = Instant::now();
+    loop {
+        let image = client.image(id).await?;
+        match image.lifecycle_state.as_str() {
+            "AVAILABLE" => return Ok(image),
+            "IMPORTING" | "PROVISIONING" if started.elapsed() < SETTLE => {
+                tokio::time::sleep(FIRST_POLL).await;
+            }
+            state => {
+                return Err(UploadError::NotAvailable { id: id.to_owned(), state: state.to_owned() });
+            }
+        }
+    }
+}
+
+/// The image that was made of the same file, if there is one: available, or about to be.
+pub(crate) async fn find(
+    client: &Client,
+    compartment: &str,
+    name: &str,
+    sha256: &str,
+) -> Result<Option<Image>, UploadError> {
+    let images = client.images(compartment, Some(name)).await?;
+    let mut same: Vec<Image> = images
+        .into_iter()
+        .filter(|image| image.freeform_tags.get(TAG_SHA256).is_some_and(|digest| digest == sha256))
+        .filter(|image| image.lifecycle_state == "AVAILABLE")
+        .collect();
+    same.sort_by(|a, b| a.time_created.cmp(&b.time_created));
+    Ok(same.pop())
+}
+
+/// Sets firmware, launch mode and shapes if the import has not, and reads them back. Returns image and shapes.
+pub(crate) async fn settle(
+    client: &Client,
+    image: Image,
+    compartment: &str,
+    traits: &Traits,
+    events: &Events,
+) -> Result<(Image, Vec<String>), UploadError> {
+    let mut image = image;
+    if !traits.is_appliance && !is_as_wished(&image) {
+        let capabilities: BTreeMap<&str, &str> = Traits::capabilities();
+        let schema = token(&image.id, 0);
+        match client.create_capability_schema(&image, compartment, &capabilities, &schema).await {
+            // It has one already, perhaps from an attempt whose answer was lost; what counts is read back.
+            Err(error) if error.status() == Some(409) => {}
+            other => other?,
+        }
+        image = client.image(&image.id).await?;
+        if !is_as_wished(&image) {
+            let options = image.launch_options.as_ref();
+            events(Event::Warning(format!(
+                "the image has the firmware {} and the launch mode {}, not {FIRMWARE} and {LAUNCH_MODE}",
+                options.and_then(|o| o.firmware.as_deref()).unwrap_or("unknown"),
+                image.launch_mode.as_deref().unwrap_or("unknown"),
+            )));
+        }
+    }
+    let mut shapes = client.image_shapes(&image.id).await?;
+    let wanted = traits.shapes();
+    // Without a list of our own, what the service gives is right.
+    if !wanted.is_empty() && !traits.is_appliance {
+        // First added, then removed: an image without any shape might be refused.
+        for shape in wanted.iter().filter(|shape| !shapes.iter().any(|s| s == *shape)) {
+            if let Err(error) = client.add_image_shape(&image.id, shape).await {
+                events(Event::Warning(error.to_string()));
+            }
+        }
+        for shape in shapes.iter().filter(|shape| !traits.fits(shape)) {
+            client.remove_image_shape(&image.id, shape).await?;
+        }
+        shapes = client.image_shapes(&image.id).await?;
+        if let Some(shape) = shapes.iter().find(|shape| !traits.fits(shape)) {
+            events(Event::Warning(format!(
+                "the image still lists the shape {shape}, on which it cannot run"
+            )));
+        }
+    }
+    shapes.sort();
+    Ok((image, shapes))
+}
+
+fn is_as_wished(image: &Image) -> bool {
+    let firmware = image.launch_options.as_ref().and_then(|options| options.firmware.as_deref());
+    firmware == Some(FIRMWARE) && image.launch_mode.as_deref() == Some(LAUNCH_MODE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percents() {
+        assert_eq!(
+            [percent(None), percent(Some(-1.0)), percent(Some(49.9)), percent(Some(1e9))],
+            [0, 0, 49, 100]
+        );
+        assert_eq!(percent(Some(f32::NAN)), 0);
+    }
+
+    #[test]
+    fn tokens_differ_and_fit() {
+        let (a, b) = (token("x", 1), token("x", 1));
+        assert!(a != b && a.len() <= 64, "{a}");
+    }
+}

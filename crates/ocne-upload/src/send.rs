@@ -1,0 +1,470 @@
+//! An object in parts: what the service has is found out and compared, the rest is sent, and the whole is proven.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::future::Either;
+use futures_util::stream::{FuturesUnordered, StreamExt as _, TryStreamExt as _};
+use ocne_oracle::{Bucket, Client, MultipartUpload, ObjectHead, OracleError, Part, PartBody};
+
+use crate::content::{Content, md5_text, multipart_md5};
+use crate::error::UploadError;
+use crate::event::{Event, Events, Stage};
+use crate::journal::Journal;
+use crate::parallel::Parallel;
+use crate::parts::Parts;
+use crate::request::UploadRequest;
+use crate::source::Source;
+use crate::throttle::Throttle;
+
+/// An upload that others end again and again is given up.
+const ROUNDS_MAX: u32 = 6;
+/// Attempts at what cannot simply be repeated, and the wait after the first.
+const ATTEMPTS_MAX: u32 = 6;
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+/// How often one part is sent whose MD5 comes back wrong.
+const DAMAGED_MAX: u32 = 5;
+/// Parts that are hashed at once to be compared with what the service has.
+const HASHES: usize = 2;
+/// What an object says about its parts, for whoever wants to compare it later.
+const PART_BYTES: &str = "ocne-part-bytes";
+const SHA256: &str = "ocne-sha256";
+
+/// What is sent where.
+pub(crate) struct Sender<'a> {
+    pub client: &'a Client,
+    pub bucket: &'a Bucket,
+    pub object: &'a str,
+    pub content: Content,
+    pub source: &'a Source,
+    pub sha256: &'a str,
+    pub request: &'a UploadRequest,
+    pub journal: &'a mut Journal,
+    pub events: &'a Events,
+    /// Whether a commit was sent whose fate may be unknown.
+    pub has_committed: bool,
+    pub sent_bytes: Arc<AtomicU64>,
+}
+
+/// An object that is there, and is what the file is.
+#[derive(Debug)]
+pub(crate) struct Sent {
+    pub etag: String,
+    pub multipart_md5: String,
+    pub parts: Parts,
+    pub resumed_bytes: u64,
+}
+
+/// What stands in the place of the object.
+enum Place {
+    Free,
+    /// It may be replaced, while it has this etag.
+    Replaceable(String),
+    Same(Sent),
+}
+
+/// How one round over all parts ended.
+enum Round {
+    Done(Sent),
+    /// The upload or its parts were changed by somebody else: look again.
+    Again,
+}
+
+/// What is counted while parts are on their way.
+struct Meter {
+    done: AtomicU64,
+    sent: Arc<AtomicU64>,
+    events: Events,
+}
+
+impl Meter {
+    fn moved(&self, in_flight: &AtomicU64, bytes: u64) {
+        self.sent.fetch_add(bytes, Ordering::Relaxed);
+        in_flight.fetch_add(bytes, Ordering::Relaxed);
+        let done_bytes = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        (self.events)(Event::Bytes { stage: Stage::Upload, done_bytes });
+    }
+
+    /// An attempt begins anew: what the last one sent does not count.
+    fn lost(&self, in_flight: &AtomicU64) {
+        self.done.fetch_sub(in_flight.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
+impl Sender<'_> {
+    /// Brings the object there.
+    pub async fn run(&mut self) -> Result<Sent, UploadError> {
+        for round in 0..ROUNDS_MAX {
+            let replaces = match self.place().await? {
+                Place::Same(sent) => {
+                    self.drop_upload().await;
+                    return Ok(sent);
+                }
+                Place::Free => None,
+                Place::Replaceable(etag) => Some(etag),
+            };
+            if round == 0 && self.request.no_resume {
+                self.drop_upload().await;
+            }
+            let (upload, parts, there) = self.find_or_begin(replaces.as_deref()).await?;
+            match self.round(&upload, parts, there, replaces.as_deref()).await? {
+                Round::Done(sent) => {
+                    self.journal.state.upload_id = None;
+                    self.journal.save();
+                    return Ok(sent);
+                }
+                Round::Again => tracing::debug!(round, "the upload was changed by somebody else"),
+            }
+        }
+        Err(UploadError::Ended { object: self.object.to_owned(), times: ROUNDS_MAX })
+    }
+
+    /// Ends the upload that the journal remembers. That it cannot be ended is nobody's failure: it is listed as stale.
+    async fn drop_upload(&mut self) {
+        if let Some(id) = self.journal.state.upload_id.take() {
+            if let Err(e) = self.client.abort_multipart_upload(self.bucket, self.object, &id).await {
+                tracing::warn!("the upload {id} of `{}` stays: {e}", self.object);
+            }
+            self.journal.save();
+        }
+    }
+
+    async fn place(&self) -> Result<Place, UploadError> {
+        let Some(head) = self.client.head_object(self.bucket, self.object).await? else {
+            return Ok(Place::Free);
+        };
+        if (!self.request.overwrite || self.has_committed)
+            && let Some(parts) = self.parts_of(&head)
+        {
+            let found = self.hashes(parts, parts.numbers()).await?;
+            let expected = multipart_md5(found.values());
+            if head.multipart_md5.as_ref() == Some(&expected) {
+                let (etag, resumed_bytes) = (head.etag, parts.total_bytes);
+                return Ok(Place::Same(Sent { etag, multipart_md5: expected, parts, resumed_bytes }));
+            }
+        }
+        if self.request.overwrite {
+            return Ok(Place::Replaceable(head.etag));
+        }
+        let (bucket, object) = (self.bucket.name.clone(), self.object.to_owned());
+        Err(UploadError::ObjectExists { bucket, object })
+    }
+
+    /// How an object of the same length was cut.
+    fn parts_of(&self, head: &ObjectHead) -> Option<Parts> {
+        if head.size_bytes != self.content.length() {
+            return None;
+        }
+        let bytes = head.metadata.get(PART_BYTES)?.parse().ok()?;
+        Parts::new(head.size_bytes, Some(bytes))
+    }
+
+    async fn hashes(
+        &self,
+        parts: Parts,
+        numbers: impl Iterator<Item = u32>,
+    ) -> Result<BTreeMap<u32, [u8; 16]>, UploadError> {
+        futures_util::stream::iter(numbers)
+            .map(|number| async move { Ok((number, self.md5(parts, number).await?)) })
+            .buffer_unordered(HASHES)
+            .try_collect()
+            .await
+    }
+
+    async fn md5(&self, parts: Parts, number: u32) -> Result<[u8; 16], UploadError> {
+        self.content.md5(parts.offset(number), parts.length(number)).await.map_err(|source| {
+            if self.source.has_changed() || source.kind() == io::ErrorKind::UnexpectedEof {
+                UploadError::FileChanged { path: self.source.path.clone() }
+            } else {
+                UploadError::Io { action: "read the image", source }
+            }
+        })
+    }
+
+    /// The upload to go on with, or a new one; with the parts that the service has.
+    async fn find_or_begin(
+        &mut self,
+        replaces: Option<&str>,
+    ) -> Result<(MultipartUpload, Parts, Vec<Part>), UploadError> {
+        let total = self.content.length();
+        if let (Some(id), Some(bytes)) = (self.journal.state.upload_id.clone(), self.journal.state.part_bytes)
+            && let Some(parts) = bytes.try_into().ok().and_then(|bytes| Parts::new(total, Some(bytes)))
+        {
+            if let Some(there) = self.client.parts(self.bucket, self.object, &id).await? {
+                let upload =
+                    MultipartUpload { object: self.object.to_owned(), upload_id: id, time_created: None };
+                return Ok((upload, parts, there));
+            }
+            self.journal.state.upload_id = None;
+        }
+        let known = self.uploads().await?;
+        if !self.request.no_resume {
+            for upload in &known {
+                if let Some((parts, there)) = self.adoptable(upload).await? {
+                    self.remember(upload, parts);
+                    return Ok((upload.clone(), parts, there));
+                }
+            }
+        }
+        let parts = Parts::new(total, self.request.part_size_bytes).ok_or_else(|| UploadError::PartSize {
+            part_bytes: self.request.part_size_bytes.map_or(0, std::num::NonZeroU64::get),
+            total_bytes: total,
+        })?;
+        let upload = self.begin(parts, replaces, &known).await?;
+        self.remember(&upload, parts);
+        Ok((upload, parts, Vec::new()))
+    }
+
+    fn remember(&mut self, upload: &MultipartUpload, parts: Parts) {
+        self.journal.state.upload_id = Some(upload.upload_id.clone());
+        self.journal.state.part_bytes = Some(parts.part_bytes);
+        self.journal.save();
+    }
+
+    /// The uploads of this object, newest first.
+    async fn uploads(&self) -> Result<Vec<MultipartUpload>, UploadError> {
+        let mut all = self.client.multipart_uploads(self.bucket).await?;
+        all.retain(|upload| upload.object == self.object);
+        all.sort_by(|a, b| b.time_created.cmp(&a.time_created));
+        Ok(all)
+    }
+
+    /// Whether an upload that no journal remembers has parts of this very file.
+    async fn adoptable(&self, upload: &MultipartUpload) -> Result<Option<(Parts, Vec<Part>)>, UploadError> {
+        let there = self.client.parts(self.bucket, self.object, &upload.upload_id).await?.unwrap_or_default();
+        let total = self.content.length();
+        let longest = there.iter().max_by_key(|part| part.size);
+        let Some((longest, bytes)) = longest.and_then(|part| Some((part, part.size.try_into().ok()?))) else {
+            return Ok(None);
+        };
+        let Some(parts) = Parts::new(total, Some(bytes)) else { return Ok(None) };
+        let fits = |part: &Part| {
+            parts.numbers().contains(&part.part_number) && part.size == parts.length(part.part_number)
+        };
+        if !there.iter().all(fits) {
+            return Ok(None);
+        }
+        let md5 = self.md5(parts, longest.part_number).await?;
+        Ok((md5_text(&md5) == longest.md5).then_some((parts, there)))
+    }
+
+    /// Begins an upload. When no answer comes it is looked for, so that none is left over.
+    async fn begin(
+        &self,
+        parts: Parts,
+        replaces: Option<&str>,
+        known: &[MultipartUpload],
+    ) -> Result<MultipartUpload, UploadError> {
+        let known: BTreeSet<&str> = known.iter().map(|upload| upload.upload_id.as_str()).collect();
+        let metadata = BTreeMap::from([
+            (PART_BYTES.to_owned(), parts.part_bytes.to_string()),
+            (SHA256.to_owned(), self.sha256.to_owned()),
+        ]);
+        let (mut attempt, mut wait) = (1, FIRST_WAIT);
+        loop {
+            let begun =
+                self.client.create_multipart_upload(self.bucket, self.object, &metadata, replaces).await;
+            match begun {
+                Ok(upload) => return Ok(upload),
+                Err(OracleError::Network { .. }) if attempt < ATTEMPTS_MAX => {
+                    tokio::time::sleep(wait).await;
+                    (attempt, wait) = (attempt + 1, wait * 2);
+                    let new = self.uploads().await?;
+                    if let Some(upload) = new.into_iter().find(|u| !known.contains(u.upload_id.as_str())) {
+                        return Ok(upload);
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn round(
+        &mut self,
+        upload: &MultipartUpload,
+        parts: Parts,
+        there: Vec<Part>,
+        replaces: Option<&str>,
+    ) -> Result<Round, UploadError> {
+        let started = Instant::now();
+        (self.events)(Event::Begin { stage: Stage::Upload, total_bytes: Some(parts.total_bytes) });
+        let surplus: Vec<u32> =
+            there.iter().map(|part| part.part_number).filter(|n| !parts.numbers().contains(n)).collect();
+        let candidates: BTreeMap<u32, Part> = there
+            .into_iter()
+            .filter(|part| {
+                parts.numbers().contains(&part.part_number) && part.size == parts.length(part.part_number)
+            })
+            .map(|part| (part.part_number, part))
+            .collect();
+        let mut md5s = self.hashes(parts, candidates.keys().copied()).await?;
+        md5s.retain(|number, md5| candidates.get(number).is_some_and(|part| part.md5 == md5_text(md5)));
+        let mut etags: BTreeMap<u32, String> = candidates
+            .into_iter()
+            .filter(|(number, _)| md5s.contains_key(number))
+            .map(|(number, part)| (number, part.etag))
+            .collect();
+        let resumed_bytes: u64 = etags.keys().map(|number| parts.length(*number)).sum();
+        if resumed_bytes > 0 {
+            (self.events)(Event::Note(format!(
+                "{} of {} parts are there already, and are not sent again",
+                etags.len(),
+                parts.count
+            )));
+        }
+        let missing: VecDeque<u32> = parts.numbers().filter(|number| !etags.contains_key(number)).collect();
+        match self.send_parts(upload, parts, missing, resumed_bytes).await? {
+            None => return Ok(Round::Again),
+            Some(sent) => {
+                for (number, (etag, md5)) in sent {
+                    etags.insert(number, etag);
+                    md5s.insert(number, md5);
+                }
+            }
+        }
+        if self.source.has_changed() {
+            self.drop_upload().await;
+            return Err(UploadError::FileChanged { path: self.source.path.clone() });
+        }
+        let expected = multipart_md5(md5s.values());
+        let Some(etag) = self.commit(upload, parts, &etags, &surplus, replaces, &expected).await? else {
+            return Ok(Round::Again);
+        };
+        let elapsed = started.elapsed();
+        (self.events)(Event::End { stage: Stage::Upload, elapsed, bytes: Some(parts.total_bytes) });
+        Ok(Round::Done(Sent { etag, multipart_md5: expected, parts, resumed_bytes }))
+    }
+
+    /// Sends parts, as many at once as the line bears. None when the upload is gone.
+    async fn send_parts(
+        &self,
+        upload: &MultipartUpload,
+        parts: Parts,
+        mut missing: VecDeque<u32>,
+        resumed_bytes: u64,
+    ) -> Result<Option<BTreeMap<u32, (String, [u8; 16])>>, UploadError> {
+        let meter = Arc::new(Meter {
+            done: AtomicU64::new(resumed_bytes),
+            sent: Arc::clone(&self.sent_bytes),
+            events: Arc::clone(self.events),
+        });
+        (self.events)(Event::Bytes { stage: Stage::Upload, done_bytes: resumed_bytes });
+        let throttle = Arc::new(Throttle::new(self.request.max_bytes_per_second));
+        let started = Instant::now();
+        let mut parallel = Parallel::new(self.request.parallel);
+        let (mut in_flight, mut sent) = (FuturesUnordered::new(), BTreeMap::new());
+        loop {
+            while in_flight.len() < usize::try_from(parallel.limit()).unwrap_or(1)
+                && let Some(number) = missing.pop_front()
+            {
+                in_flight.push(self.send_part(upload, parts, number, &meter, &throttle));
+            }
+            match in_flight.next().await {
+                None => return Ok(Some(sent)),
+                Some(Ok(Either::Left((number, etag, md5)))) => {
+                    sent.insert(number, (etag, md5));
+                    parallel.arrived(parts.length(number), started.elapsed());
+                }
+                Some(Ok(Either::Right(()))) => return Ok(None),
+                Some(Err(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// Sends one part until the service has stored what was sent; nothing comes of it when the upload is gone.
+    async fn send_part(
+        &self,
+        upload: &MultipartUpload,
+        parts: Parts,
+        number: u32,
+        meter: &Arc<Meter>,
+        throttle: &Arc<Throttle>,
+    ) -> Result<Either<(u32, String, [u8; 16]), ()>, UploadError> {
+        let (offset, length) = (parts.offset(number), parts.length(number));
+        let in_flight = Arc::new(AtomicU64::new(0));
+        let mut reason = String::new();
+        for _ in 0..DAMAGED_MAX {
+            let md5 = self.md5(parts, number).await?;
+            let body = {
+                let (content, meter, throttle) =
+                    (self.content.clone(), Arc::clone(meter), Arc::clone(throttle));
+                let in_flight = Arc::clone(&in_flight);
+                PartBody::new(length, md5_text(&md5), move || {
+                    meter.lost(&in_flight);
+                    let (meter, throttle, in_flight) =
+                        (Arc::clone(&meter), Arc::clone(&throttle), Arc::clone(&in_flight));
+                    content
+                        .stream(offset, length, throttle.piece_bytes())
+                        .and_then(move |piece| {
+                            let (meter, throttle, in_flight) =
+                                (Arc::clone(&meter), Arc::clone(&throttle), Arc::clone(&in_flight));
+                            async move {
+                                throttle.pass(piece.len() as u64).await;
+                                meter.moved(&in_flight, piece.len() as u64);
+                                Ok(piece)
+                            }
+                        })
+                        .boxed()
+                })
+            };
+            match self.client.upload_part(self.bucket, upload, number, &body).await {
+                Ok(uploaded) => match uploaded.md5 {
+                    Some(stored) if stored != body.md5 => {
+                        reason = format!("the MD5 of part {number} is {} here and {stored} there", body.md5);
+                        (self.events)(Event::Warning(format!("{reason}; sending it again")));
+                    }
+                    _ => return Ok(Either::Left((number, uploaded.etag, md5))),
+                },
+                Err(error) if error.status() == Some(404) => return Ok(Either::Right(())),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(UploadError::NotAsSent { object: self.object.to_owned(), reason })
+    }
+
+    /// Makes the parts an object, and compares it. None when somebody else changed or ended the upload.
+    async fn commit(
+        &mut self,
+        upload: &MultipartUpload,
+        parts: Parts,
+        etags: &BTreeMap<u32, String>,
+        surplus: &[u32],
+        replaces: Option<&str>,
+        expected: &str,
+    ) -> Result<Option<String>, UploadError> {
+        self.has_committed = true;
+        let (mut attempt, mut wait) = (1, FIRST_WAIT);
+        loop {
+            let done =
+                self.client.commit_multipart_upload(self.bucket, upload, etags, surplus, replaces).await;
+            match done {
+                Ok(_) => break,
+                // It may have been done all the same.
+                Err(OracleError::Network { .. }) if attempt < ATTEMPTS_MAX => {
+                    tokio::time::sleep(wait).await;
+                    (attempt, wait) = (attempt + 1, wait * 2);
+                }
+                Err(error) if matches!(error.status(), Some(404 | 409 | 412)) => return Ok(None),
+                Err(error) if error.service().is_some_and(|e| e.code == "InvalidUploadPart") => {
+                    return Ok(None);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let Some(head) = self.client.head_object(self.bucket, self.object).await? else { return Ok(None) };
+        if head.multipart_md5.as_deref() == Some(expected) && head.size_bytes == parts.total_bytes {
+            return Ok(Some(head.etag));
+        }
+        let there = head.multipart_md5.unwrap_or_else(|| "none".to_owned());
+        Err(UploadError::NotAsSent {
+            object: self.object.to_owned(),
+            reason: format!(
+                "{} bytes with the checksum {expected} here, {} bytes with {there} there",
+                parts.total_bytes, head.size_bytes
+            ),
+        })
+    }
+}
