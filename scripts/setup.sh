@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that the tests need. Without root it changes nothing and says what is missing.
+# Installs the Debian packages that the tests need, and what they bring along. Without root it installs no package and says
+# what is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,6 +15,8 @@ PACKAGES=(
 	cpio grub-common grub-efi-amd64-bin mmdebstrap ovmf qemu-system-x86 zstd
 	# lint, the network files and man pages
 	busybox-static dash jq curl man-db shellcheck
+	# the emulator of Oracle Cloud
+	python3-venv
 	# the arm64 program of builder pods: built here, run here
 	gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static
 )
@@ -28,6 +31,13 @@ cluster() {
 		echo "setup: no root, so the tests on a cluster are skipped" >&2
 	elif ! tests/cluster/setup.sh; then
 		echo "setup: the tests on a cluster are skipped, for the reason above" >&2
+	fi
+}
+
+# the emulator of Oracle Cloud: a virtual environment beside it
+oracle_cloud() {
+	if ! tests/peers/oracle-cloud/setup.sh; then
+		echo "setup: the tests of uploads are skipped, for the reason above" >&2
 	fi
 }
 
@@ -48,6 +58,7 @@ arm64() {
 arm64
 if ((${#missing[@]} == 0)); then
 	echo "setup: all ${#PACKAGES[@]} packages are installed"
+	oracle_cloud
 	cluster
 	exit 0
 fi
@@ -69,5 +80,6 @@ if ! { apt-get update -q && apt-get install -q -y --no-install-recommends "${mis
 	echo "setup: apt-get failed; see above" >&2
 	exit 1
 fi
+oracle_cloud
 cluster
 echo "setup: done"
