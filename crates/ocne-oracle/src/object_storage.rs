@@ -14,6 +14,9 @@ use crate::error::OracleError;
 use crate::region::Service;
 
 const STORAGE: Service = Service::ObjectStorage;
+/// Names of headers: which checksum is computed beside MD5, and its value.
+const ALGORITHM: &str = "opc-checksum-algorithm";
+const CRC32C: &str = "opc-content-crc32c";
 
 /// A bucket.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
@@ -43,6 +46,8 @@ pub struct ObjectHead {
     pub size_bytes: u64,
     /// Of an object in parts: base64 of the MD5 of the parts' MD5s, `-`, and their number.
     pub multipart_md5: Option<String>,
+    /// CRC-32C of the whole object, in base64, if it was made with that.
+    pub crc32c: Option<String>,
     /// What its maker noted, by names without `opc-meta-`.
     pub metadata: BTreeMap<String, String>,
 }
@@ -80,6 +85,8 @@ pub struct PartBody {
     pub length_bytes: u64,
     /// Their MD5, in base64.
     pub md5: String,
+    /// Their CRC-32C, in base64, if the service is to compare that too.
+    pub crc32c: Option<String>,
     open: Box<dyn Fn() -> BoxStream<'static, io::Result<Vec<u8>>> + Send + Sync>,
 }
 
@@ -88,9 +95,10 @@ impl PartBody {
     pub fn new(
         length_bytes: u64,
         md5: String,
+        crc32c: Option<String>,
         open: impl Fn() -> BoxStream<'static, io::Result<Vec<u8>>> + Send + Sync + 'static,
     ) -> Self {
-        Self { length_bytes, md5, open: Box::new(open) }
+        Self { length_bytes, md5, crc32c, open: Box::new(open) }
     }
 
     pub(crate) fn open(&self) -> BoxStream<'static, io::Result<Vec<u8>>> {
@@ -111,6 +119,8 @@ pub struct UploadedPart {
     pub etag: String,
     /// MD5 of what the service stored, in base64.
     pub md5: Option<String>,
+    /// CRC-32C of what the service stored, in base64, if it was sent one.
+    pub crc32c: Option<String>,
 }
 
 /// An object that its parts have become.
@@ -185,6 +195,7 @@ impl Client {
             etag: answer.need("etag")?,
             size_bytes: length.parse().map_err(|_| answer.unexpected(format!("a length of `{length}`")))?,
             multipart_md5: answer.header("opc-multipart-md5").map(str::to_owned),
+            crc32c: answer.header(CRC32C).map(str::to_owned),
             metadata: answer.headers.iter().filter_map(named).collect(),
         }))
     }
@@ -201,7 +212,7 @@ impl Client {
         absent_is_none(self.send(call).await).map(|_| ())
     }
 
-    /// Begins an upload in parts. When no answer came, the upload may exist all the same. `replaces` is the etag of the
+    /// Begins an upload in parts, of which the service is to compute CRC-32C too, or not. When no answer came, the upload may exist all the same. `replaces` is the etag of the
     /// object that may be replaced; without it none may be.
     ///
     /// # Errors
@@ -211,11 +222,12 @@ impl Client {
         bucket: &Bucket,
         object: &str,
         metadata: &BTreeMap<String, String>,
+        with_crc32c: bool,
         replaces: Option<&str>,
     ) -> Result<MultipartUpload, OracleError> {
         let metadata: BTreeMap<String, &String> =
             metadata.iter().map(|(name, value)| (format!("opc-meta-{name}"), value)).collect();
-        let call = Call::new(
+        let mut call = Call::new(
             format!("begin the upload of `{object}`"),
             STORAGE,
             Method::POST,
@@ -224,6 +236,9 @@ impl Client {
         .right("manage objects in compartment NAME")
         .repeat(Repeat::IfRefused)
         .json(&json!({ "object": object, "contentType": "application/octet-stream", "metadata": metadata }));
+        if with_crc32c {
+            call = call.header(ALGORITHM, "CRC32C");
+        }
         self.send(condition(call, replaces)).await?.json()
     }
 
@@ -280,11 +295,15 @@ impl Client {
             .query("uploadId", &upload.upload_id)
             .query("uploadPartNum", part_number.to_string())
             .header("content-md5", &body.md5);
+        if let Some(crc32c) = &body.crc32c {
+            call = call.header(ALGORITHM, "CRC32C").header(CRC32C, crc32c);
+        }
         call.stream = Some(body);
         let answer = self.send(call).await?;
         Ok(UploadedPart {
             etag: answer.need("etag")?,
             md5: answer.header("opc-content-md5").map(str::to_owned),
+            crc32c: answer.header(CRC32C).map(str::to_owned),
         })
     }
 

@@ -68,20 +68,21 @@ impl Content {
         Ok(())
     }
 
-    /// MD5 of a range.
-    pub async fn md5(&self, offset: u64, length: u64) -> io::Result<[u8; 16]> {
+    /// Checksums of a range.
+    pub async fn checksums(&self, offset: u64, length: u64) -> io::Result<Checksums> {
         let content = self.clone();
         blocking(move || {
-            let mut hash = Md5::new();
+            let (mut hash, mut crc32c) = (Md5::new(), 0);
             let mut buffer = vec![0; HASH_BYTES];
             let (mut at, end) = (offset, offset + length);
             while at < end {
                 let count = usize::try_from(end - at).map_or(HASH_BYTES, |left| left.min(HASH_BYTES));
                 content.read_at(at, &mut buffer[..count])?;
                 hash.update(&buffer[..count]);
+                crc32c = crc32c::crc32c_append(crc32c, &buffer[..count]);
                 at += count as u64;
             }
-            Ok(hash.finalize().into())
+            Ok(Checksums { md5: hash.finalize().into(), crc32c, length })
         })
         .await
     }
@@ -116,19 +117,37 @@ impl Content {
     }
 }
 
-/// MD5 as the service writes it.
-pub(crate) fn md5_text(md5: &[u8; 16]) -> String {
-    BASE64.encode(md5)
+/// Checksums of a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Checksums {
+    md5: [u8; 16],
+    crc32c: u32,
+    length: u64,
 }
 
-/// The checksum of an object in parts: MD5 of the parts' MD5s, and their number.
-pub(crate) fn multipart_md5<'a>(parts: impl ExactSizeIterator<Item = &'a [u8; 16]>) -> String {
-    let count = parts.len();
-    let mut hash = Md5::new();
-    for part in parts {
-        hash.update(part);
+impl Checksums {
+    /// MD5 as the service writes it.
+    pub fn md5_text(&self) -> String {
+        BASE64.encode(self.md5)
     }
-    format!("{}-{count}", BASE64.encode(hash.finalize()))
+
+    /// CRC-32C as the service writes it.
+    pub fn crc32c_text(&self) -> String {
+        BASE64.encode(self.crc32c.to_be_bytes())
+    }
+
+    /// Checksums of an object as the service writes them: MD5 of the parts' MD5s with their number, and CRC-32C of all
+    /// bytes.
+    pub fn of_object<'a>(parts: impl ExactSizeIterator<Item = &'a Self>) -> (String, String) {
+        let count = parts.len();
+        let (mut hash, mut crc32c) = (Md5::new(), 0);
+        for part in parts {
+            hash.update(part.md5);
+            let length = usize::try_from(part.length).unwrap_or(usize::MAX);
+            crc32c = crc32c::crc32c_combine(crc32c, part.crc32c, length);
+        }
+        (format!("{}-{count}", BASE64.encode(hash.finalize())), BASE64.encode(crc32c.to_be_bytes()))
+    }
 }
 
 fn copy(bytes: &[u8], buffer: &mut [u8]) -> usize {
@@ -217,8 +236,17 @@ mod tests {
         let pieces: Vec<Vec<u8>> =
             content.stream(10, 900_000, SEND_BYTES).map(Result::unwrap).collect().await;
         assert_eq!(pieces.len(), 4);
-        let md5: [u8; 16] = Md5::digest(pieces.concat()).into();
-        assert_eq!(content.md5(10, 900_000).await.unwrap(), md5);
-        assert_eq!(multipart_md5([md5].iter()), format!("{}-1", BASE64.encode(Md5::digest(md5))));
+        let all = pieces.concat();
+        let whole = content.checksums(10, 900_000).await.unwrap();
+        assert_eq!(whole.md5_text(), BASE64.encode(Md5::digest(&all)));
+        assert_eq!(whole.crc32c, crc32c::crc32c(&all));
+        let halves = [
+            content.checksums(10, 400_000).await.unwrap(),
+            content.checksums(400_010, 500_000).await.unwrap(),
+        ];
+        let (md5, crc32c) = Checksums::of_object(halves.iter());
+        let joined = [halves[0].md5, halves[1].md5].concat();
+        assert_eq!(md5, format!("{}-2", BASE64.encode(Md5::digest(joined))));
+        assert_eq!(crc32c, whole.crc32c_text());
     }
 }

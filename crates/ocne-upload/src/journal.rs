@@ -112,7 +112,7 @@ impl Journal {
     /// Forgets everything: all is done, or was dropped.
     pub fn remove(self) {
         if let Some(place) = &self.place {
-            for path in [&place.path, &place.lock_path] {
+            for path in [&place.path, &place.path.with_extension("new"), &place.lock_path] {
                 let _ = fs_err::remove_file(path);
             }
         }
@@ -132,11 +132,12 @@ pub(crate) fn parse(bytes: &[u8]) -> Option<State> {
 }
 
 fn write(path: &Path, state: &State) -> std::io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    // The same name for every run, so that a killed one leaves nothing that has to be searched for; the lock makes it ours.
+    let new = path.with_extension("new");
+    let mut file = File::create(&new)?;
     file.write_all(&serde_json::to_vec_pretty(state)?)?;
-    file.as_file().sync_all()?;
-    file.persist(path).map(|_| ()).map_err(|e| e.error)
+    file.sync_all()?;
+    fs_err::rename(new, path)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use futures_util::future::Either;
 use futures_util::stream::{FuturesUnordered, StreamExt as _, TryStreamExt as _};
 use ocne_oracle::{Bucket, Client, MultipartUpload, ObjectHead, OracleError, Part, PartBody};
 
-use crate::content::{Content, md5_text, multipart_md5};
+use crate::content::{Checksums, Content};
 use crate::error::UploadError;
 use crate::event::{Event, Events, Stage};
 use crate::journal::Journal;
@@ -44,6 +44,8 @@ pub(crate) struct Sender<'a> {
     pub request: &'a UploadRequest,
     pub journal: &'a mut Journal,
     pub events: &'a Events,
+    /// Whether the service is to compute CRC-32C too: an appliance may not know how.
+    pub with_crc32c: bool,
     /// Whether a commit was sent whose fate may be unknown.
     pub has_committed: bool,
     pub sent_bytes: Arc<AtomicU64>,
@@ -139,11 +141,11 @@ impl Sender<'_> {
         if (!self.request.overwrite || self.has_committed)
             && let Some(parts) = self.parts_of(&head)
         {
-            let found = self.hashes(parts, parts.numbers()).await?;
-            let expected = multipart_md5(found.values());
-            if head.multipart_md5.as_ref() == Some(&expected) {
+            let found = self.checksums_of(parts, parts.numbers()).await?;
+            let (multipart_md5, crc32c) = Checksums::of_object(found.values());
+            if is_as_sent(&head, &multipart_md5, &crc32c) {
                 let (etag, resumed_bytes) = (head.etag, parts.total_bytes);
-                return Ok(Place::Same(Sent { etag, multipart_md5: expected, parts, resumed_bytes }));
+                return Ok(Place::Same(Sent { etag, multipart_md5, parts, resumed_bytes }));
             }
         }
         if self.request.overwrite {
@@ -162,20 +164,20 @@ impl Sender<'_> {
         Parts::new(head.size_bytes, Some(bytes))
     }
 
-    async fn hashes(
+    async fn checksums_of(
         &self,
         parts: Parts,
         numbers: impl Iterator<Item = u32>,
-    ) -> Result<BTreeMap<u32, [u8; 16]>, UploadError> {
+    ) -> Result<BTreeMap<u32, Checksums>, UploadError> {
         futures_util::stream::iter(numbers)
-            .map(|number| async move { Ok((number, self.md5(parts, number).await?)) })
+            .map(|number| async move { Ok((number, self.checksums(parts, number).await?)) })
             .buffer_unordered(HASHES)
             .try_collect()
             .await
     }
 
-    async fn md5(&self, parts: Parts, number: u32) -> Result<[u8; 16], UploadError> {
-        self.content.md5(parts.offset(number), parts.length(number)).await.map_err(|source| {
+    async fn checksums(&self, parts: Parts, number: u32) -> Result<Checksums, UploadError> {
+        self.content.checksums(parts.offset(number), parts.length(number)).await.map_err(|source| {
             if self.source.has_changed() || source.kind() == io::ErrorKind::UnexpectedEof {
                 UploadError::FileChanged { path: self.source.path.clone() }
             } else {
@@ -247,8 +249,8 @@ impl Sender<'_> {
         if !there.iter().all(fits) {
             return Ok(None);
         }
-        let md5 = self.md5(parts, longest.part_number).await?;
-        Ok((md5_text(&md5) == longest.md5).then_some((parts, there)))
+        let here = self.checksums(parts, longest.part_number).await?;
+        Ok((here.md5_text() == longest.md5).then_some((parts, there)))
     }
 
     /// Begins an upload. When no answer comes it is looked for, so that none is left over.
@@ -265,8 +267,10 @@ impl Sender<'_> {
         ]);
         let (mut attempt, mut wait) = (1, FIRST_WAIT);
         loop {
-            let begun =
-                self.client.create_multipart_upload(self.bucket, self.object, &metadata, replaces).await;
+            let begun = self
+                .client
+                .create_multipart_upload(self.bucket, self.object, &metadata, self.with_crc32c, replaces)
+                .await;
             match begun {
                 Ok(upload) => return Ok(upload),
                 Err(OracleError::Network { .. }) if attempt < ATTEMPTS_MAX => {
@@ -300,11 +304,12 @@ impl Sender<'_> {
             })
             .map(|part| (part.part_number, part))
             .collect();
-        let mut md5s = self.hashes(parts, candidates.keys().copied()).await?;
-        md5s.retain(|number, md5| candidates.get(number).is_some_and(|part| part.md5 == md5_text(md5)));
+        let mut checksums = self.checksums_of(parts, candidates.keys().copied()).await?;
+        checksums
+            .retain(|number, here| candidates.get(number).is_some_and(|part| part.md5 == here.md5_text()));
         let mut etags: BTreeMap<u32, String> = candidates
             .into_iter()
-            .filter(|(number, _)| md5s.contains_key(number))
+            .filter(|(number, _)| checksums.contains_key(number))
             .map(|(number, part)| (number, part.etag))
             .collect();
         let resumed_bytes: u64 = etags.keys().map(|number| parts.length(*number)).sum();
@@ -319,9 +324,9 @@ impl Sender<'_> {
         match self.send_parts(upload, parts, missing, resumed_bytes).await? {
             None => return Ok(Round::Again),
             Some(sent) => {
-                for (number, (etag, md5)) in sent {
+                for (number, (etag, here)) in sent {
                     etags.insert(number, etag);
-                    md5s.insert(number, md5);
+                    checksums.insert(number, here);
                 }
             }
         }
@@ -329,13 +334,13 @@ impl Sender<'_> {
             self.drop_upload().await;
             return Err(UploadError::FileChanged { path: self.source.path.clone() });
         }
-        let expected = multipart_md5(md5s.values());
-        let Some(etag) = self.commit(upload, parts, &etags, &surplus, replaces, &expected).await? else {
+        let expected = Checksums::of_object(checksums.values());
+        let Some(etag) = self.commit(upload, &etags, &surplus, replaces, &expected).await? else {
             return Ok(Round::Again);
         };
         let elapsed = started.elapsed();
         (self.events)(Event::End { stage: Stage::Upload, elapsed, bytes: Some(parts.total_bytes) });
-        Ok(Round::Done(Sent { etag, multipart_md5: expected, parts, resumed_bytes }))
+        Ok(Round::Done(Sent { etag, multipart_md5: expected.0, parts, resumed_bytes }))
     }
 
     /// Sends parts, as many at once as the line bears. None when the upload is gone.
@@ -345,7 +350,7 @@ impl Sender<'_> {
         parts: Parts,
         mut missing: VecDeque<u32>,
         resumed_bytes: u64,
-    ) -> Result<Option<BTreeMap<u32, (String, [u8; 16])>>, UploadError> {
+    ) -> Result<Option<BTreeMap<u32, (String, Checksums)>>, UploadError> {
         let meter = Arc::new(Meter {
             done: AtomicU64::new(resumed_bytes),
             sent: Arc::clone(&self.sent_bytes),
@@ -364,8 +369,8 @@ impl Sender<'_> {
             }
             match in_flight.next().await {
                 None => return Ok(Some(sent)),
-                Some(Ok(Either::Left((number, etag, md5)))) => {
-                    sent.insert(number, (etag, md5));
+                Some(Ok(Either::Left((number, etag, here)))) => {
+                    sent.insert(number, (etag, here));
                     parallel.arrived(parts.length(number), started.elapsed());
                 }
                 Some(Ok(Either::Right(()))) => return Ok(None),
@@ -382,17 +387,18 @@ impl Sender<'_> {
         number: u32,
         meter: &Arc<Meter>,
         throttle: &Arc<Throttle>,
-    ) -> Result<Either<(u32, String, [u8; 16]), ()>, UploadError> {
+    ) -> Result<Either<(u32, String, Checksums), ()>, UploadError> {
         let (offset, length) = (parts.offset(number), parts.length(number));
         let in_flight = Arc::new(AtomicU64::new(0));
         let mut reason = String::new();
         for _ in 0..DAMAGED_MAX {
-            let md5 = self.md5(parts, number).await?;
+            let here = self.checksums(parts, number).await?;
+            let crc32c = self.with_crc32c.then(|| here.crc32c_text());
             let body = {
                 let (content, meter, throttle) =
                     (self.content.clone(), Arc::clone(meter), Arc::clone(throttle));
                 let in_flight = Arc::clone(&in_flight);
-                PartBody::new(length, md5_text(&md5), move || {
+                PartBody::new(length, here.md5_text(), crc32c, move || {
                     meter.lost(&in_flight);
                     let (meter, throttle, in_flight) =
                         (Arc::clone(&meter), Arc::clone(&throttle), Arc::clone(&in_flight));
@@ -411,13 +417,24 @@ impl Sender<'_> {
                 })
             };
             match self.client.upload_part(self.bucket, upload, number, &body).await {
-                Ok(uploaded) => match uploaded.md5 {
-                    Some(stored) if stored != body.md5 => {
-                        reason = format!("the MD5 of part {number} is {} here and {stored} there", body.md5);
-                        (self.events)(Event::Warning(format!("{reason}; sending it again")));
+                Ok(uploaded) => {
+                    let pairs = [
+                        ("MD5", Some(&body.md5), &uploaded.md5),
+                        ("CRC-32C", body.crc32c.as_ref(), &uploaded.crc32c),
+                    ];
+                    let differs = pairs.into_iter().find_map(|(name, here, there)| {
+                        let (here, there) = (here?, there.as_ref()?);
+                        (here != there)
+                            .then(|| format!("the {name} of part {number} is {here} here and {there} there"))
+                    });
+                    match differs {
+                        None => return Ok(Either::Left((number, uploaded.etag, here))),
+                        Some(differs) => {
+                            (self.events)(Event::Warning(format!("{differs}; sending it again")));
+                            reason = differs;
+                        }
                     }
-                    _ => return Ok(Either::Left((number, uploaded.etag, md5))),
-                },
+                }
                 Err(error) if error.status() == Some(404) => return Ok(Either::Right(())),
                 Err(error) => return Err(error.into()),
             }
@@ -425,23 +442,23 @@ impl Sender<'_> {
         Err(UploadError::NotAsSent { object: self.object.to_owned(), reason })
     }
 
-    /// Makes the parts an object, and compares it. None when somebody else changed or ended the upload.
+    /// Makes the parts an object, and compares it. None when that has to be done anew: somebody else changed or ended the
+    /// upload, or the object is damaged.
     async fn commit(
         &mut self,
         upload: &MultipartUpload,
-        parts: Parts,
         etags: &BTreeMap<u32, String>,
         surplus: &[u32],
         replaces: Option<&str>,
-        expected: &str,
+        (multipart_md5, crc32c): &(String, String),
     ) -> Result<Option<String>, UploadError> {
         self.has_committed = true;
         let (mut attempt, mut wait) = (1, FIRST_WAIT);
-        loop {
+        let committed = loop {
             let done =
                 self.client.commit_multipart_upload(self.bucket, upload, etags, surplus, replaces).await;
             match done {
-                Ok(_) => break,
+                Ok(committed) => break committed,
                 // It may have been done all the same.
                 Err(OracleError::Network { .. }) if attempt < ATTEMPTS_MAX => {
                     tokio::time::sleep(wait).await;
@@ -453,18 +470,25 @@ impl Sender<'_> {
                 }
                 Err(error) => return Err(error.into()),
             }
-        }
+        };
         let Some(head) = self.client.head_object(self.bucket, self.object).await? else { return Ok(None) };
-        if head.multipart_md5.as_deref() == Some(expected) && head.size_bytes == parts.total_bytes {
+        if head.size_bytes == self.content.length() && is_as_sent(&head, multipart_md5, crc32c) {
             return Ok(Some(head.etag));
         }
-        let there = head.multipart_md5.unwrap_or_else(|| "none".to_owned());
-        Err(UploadError::NotAsSent {
-            object: self.object.to_owned(),
-            reason: format!(
-                "{} bytes with the checksum {expected} here, {} bytes with {there} there",
-                parts.total_bytes, head.size_bytes
-            ),
-        })
+        if head.etag == committed.etag {
+            let there = (head.multipart_md5.unwrap_or_default(), head.crc32c.unwrap_or_default());
+            (self.events)(Event::Warning(format!(
+                "the object has the checksums {} and {} there, and {multipart_md5} and {crc32c} here; sending it anew",
+                there.0, there.1
+            )));
+            self.client.delete_object(self.bucket, self.object, &head.etag).await?;
+        }
+        Ok(None)
     }
+}
+
+/// Whether the service has what was sent, by all checksums that it tells.
+fn is_as_sent(head: &ObjectHead, multipart_md5: &str, crc32c: &str) -> bool {
+    head.multipart_md5.as_deref() == Some(multipart_md5)
+        && head.crc32c.as_deref().is_none_or(|there| there == crc32c)
 }

@@ -208,6 +208,7 @@ async fn upload_and_import(
         request,
         journal: &mut journal,
         events,
+        with_crc32c: !traits.is_appliance,
         has_committed: false,
         sent_bytes: Arc::clone(&sent_bytes),
     }

@@ -33,14 +33,19 @@ Environment:
   REGISTRY_AUTH_FILE   credentials for registries, as --authfile
   HTTPS_PROXY, HTTP_PROXY, NO_PROXY
                        proxies, over proxy.* of the defaults file
+  OCI_CLI_CONFIG_FILE, OCI_CLI_PROFILE, OCI_CLI_REGION, OCI_CLI_PASSPHRASE and so on
+                       Oracle Cloud's configuration, as its own command line takes it
+  XDG_STATE_HOME       the folder in which interrupted uploads are remembered, instead of
+                       ~/.local/state
   SOURCE_DATE_EPOCH    the time in new images, as seconds since 1970, instead of the present
   NO_COLOR, CLICOLOR, CLICOLOR_FORCE
                        colours on standard error";
 
-/// Make and look at boot images of container hosts
+/// Make, look at and upload boot images of container hosts
 ///
 /// Turns an OCK boot image from a registry, an archive or a file into an image that boots in
-/// Oracle Cloud: as an ordinary user, without a cluster, and without mounting anything.
+/// Oracle Cloud, and brings it there: as an ordinary user, without a cluster, and without mounting
+/// anything.
 #[derive(Debug, Parser)]
 #[command(
     name = "ocne",
@@ -55,6 +60,7 @@ Environment:
     after_long_help = format!("Examples:
   ocne image create --type oci --arch arm64
   ocne image info --file ~/.ocne/images/boot.qcow2-1.33-arm64.oci
+  ocne image upload --compartment sandbox/images --file ~/.ocne/images/boot.qcow2-1.33-arm64.oci
   ocne config show
 
 {ENVIRONMENT}
@@ -82,7 +88,7 @@ pub struct GlobalArguments {
 /// The groups of verbs.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make boot images and look into them
+    /// Make boot images, look into them, and upload them
     #[command(subcommand, arg_required_else_help = true)]
     Image(ImageCommand),
     /// List or remove what builds have left in a cluster

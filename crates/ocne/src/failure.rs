@@ -109,6 +109,23 @@ impl From<BuildError> for Failure {
     }
 }
 
+impl From<ocne_upload::UploadError> for Failure {
+    fn from(error: ocne_upload::UploadError) -> Self {
+        use ocne_upload::FailureKind;
+        let failure = Self::new(&error).with_exit_code(match error.kind() {
+            FailureKind::Failed => EXIT_FAILED,
+            FailureKind::Usage => EXIT_USAGE,
+            FailureKind::RemoteRefused => EXIT_REMOTE_REFUSED,
+            FailureKind::Resumable => EXIT_RESUMABLE,
+            FailureKind::Interrupted => EXIT_INTERRUPTED,
+        });
+        match error.hint() {
+            Some(hint) => failure.with_hint(hint),
+            None => failure,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::Failure;

@@ -7,6 +7,7 @@ mod info;
 mod plan;
 mod source;
 mod text;
+mod upload;
 
 pub use cluster::connect as cluster_of;
 
@@ -15,6 +16,7 @@ use clap::Subcommand;
 use self::cache::CacheCommand;
 use self::create::CreateArguments;
 use self::info::InfoArguments;
+use self::upload::UploadArguments;
 use crate::cli::GlobalArguments;
 use crate::failure::Failure;
 use crate::printer::{OutputStyle, Printer};
@@ -26,6 +28,8 @@ pub enum ImageCommand {
     Create(Box<CreateArguments>),
     /// Show what is in a boot image
     Info(Box<InfoArguments>),
+    /// Upload a boot image to Oracle Cloud and import it
+    Upload(Box<UploadArguments>),
     /// Look after the images that were fetched before
     #[command(subcommand, arg_required_else_help = true)]
     Cache(CacheCommand),
@@ -37,6 +41,7 @@ impl ImageCommand {
         match self {
             Self::Create(arguments) => arguments.output_style(),
             Self::Info(arguments) => arguments.output_style(),
+            Self::Upload(arguments) => arguments.output_style(),
             Self::Cache(_) => OutputStyle::default(),
         }
     }
@@ -47,6 +52,7 @@ pub fn run(command: &ImageCommand, global: &GlobalArguments, printer: &Printer) 
     match command {
         ImageCommand::Create(arguments) => create::run(arguments, global, printer),
         ImageCommand::Info(arguments) => info::run(arguments, global, printer),
+        ImageCommand::Upload(arguments) => upload::run(arguments, global, printer),
         ImageCommand::Cache(command) => cache::run(command, printer),
     }
 }

@@ -11,6 +11,7 @@ mod gc;
 mod image;
 mod interrupt;
 mod man;
+mod oracle;
 mod printer;
 mod progress;
 mod settings;

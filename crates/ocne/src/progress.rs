@@ -1,4 +1,4 @@
-//! Progress of a build: bars on a terminal, plain lines elsewhere, or JSON lines.
+//! Progress of a build or an upload: bars on a terminal, plain lines elsewhere, or JSON lines.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle as BarStyle};
-use ocne_build::{Event, Stage};
 use serde_json::json;
 use tracing::{info, warn};
 
@@ -52,14 +51,56 @@ pub struct Progress {
     style: ProgressStyle,
     terminal: Terminal,
     bars: MultiProgress,
-    stages: Mutex<HashMap<Stage, StageView>>,
+    stages: Mutex<HashMap<&'static str, StageView>>,
+}
+
+/// A part of a run, by its names for programs and for people.
+#[derive(Debug, Clone, Copy)]
+struct Stage {
+    name: &'static str,
+    label: &'static str,
+}
+
+impl From<ocne_build::Stage> for Stage {
+    fn from(stage: ocne_build::Stage) -> Self {
+        Self { name: stage.name(), label: stage.label() }
+    }
+}
+
+impl From<ocne_upload::Stage> for Stage {
+    fn from(stage: ocne_upload::Stage) -> Self {
+        Self { name: stage.name(), label: stage.label() }
+    }
+}
+
+/// What a stage has to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Total {
+    Unknown,
+    Bytes(u64),
+    Percent,
+}
+
+impl Total {
+    fn bytes(self) -> Option<u64> {
+        match self {
+            Self::Bytes(bytes) => Some(bytes),
+            Self::Unknown | Self::Percent => None,
+        }
+    }
+}
+
+impl From<Option<u64>> for Total {
+    fn from(bytes: Option<u64>) -> Self {
+        bytes.map_or(Self::Unknown, Self::Bytes)
+    }
 }
 
 #[derive(Debug)]
 struct StageView {
     started: Instant,
     last_line: Instant,
-    total_bytes: Option<u64>,
+    total: Total,
     bar: Option<ProgressBar>,
 }
 
@@ -69,65 +110,106 @@ impl Progress {
         Self { style, terminal, bars, stages: Mutex::default() }
     }
 
-    /// Renders one event. May be called from any thread.
-    pub fn handle(&self, event: &Event) {
+    /// Renders one event of a build. May be called from any thread.
+    pub fn handle(&self, event: &ocne_build::Event) {
+        use ocne_build::Event;
         match event {
-            Event::Begin { stage, total_bytes } => self.begin(*stage, *total_bytes),
-            Event::Bytes { stage, done_bytes } => self.bytes(*stage, *done_bytes),
-            Event::End { stage, elapsed, bytes } => self.end(*stage, *elapsed, *bytes),
+            Event::Begin { stage, total_bytes } => self.begin((*stage).into(), (*total_bytes).into()),
+            Event::Bytes { stage, done_bytes } => self.bytes((*stage).into(), *done_bytes),
+            Event::End { stage, elapsed, bytes } => self.end((*stage).into(), *elapsed, *bytes),
             Event::Note(text) => info!("{text}"),
             Event::Warning(text) => warn!("{text}"),
         }
     }
 
-    fn begin(&self, stage: Stage, total_bytes: Option<u64>) {
-        let now = Instant::now();
-        let bar = (self.style == ProgressStyle::Bar).then(|| self.bars.add(self.bar(stage, total_bytes)));
-        let view = StageView { started: now, last_line: now, total_bytes, bar };
-        self.stages.lock().unwrap_or_else(PoisonError::into_inner).insert(stage, view);
-        self.json(&json!({ "event": "begin", "stage": stage.name(), "total_bytes": total_bytes }));
+    /// Renders one event of an upload. May be called from any thread.
+    pub fn handle_upload(&self, event: &ocne_upload::Event) {
+        use ocne_upload::Event;
+        match event {
+            Event::Begin { stage, total_bytes } => {
+                self.begin((*stage).into(), total_bytes.map_or(Total::Percent, Total::Bytes));
+            }
+            Event::Bytes { stage, done_bytes } => self.bytes((*stage).into(), *done_bytes),
+            Event::Percent { stage, percent } => self.percent((*stage).into(), *percent),
+            Event::End { stage, elapsed, bytes } => self.end((*stage).into(), *elapsed, *bytes),
+            Event::Note(text) => info!("{text}"),
+            Event::Warning(text) => warn!("{text}"),
+        }
     }
 
-    fn bytes(&self, stage: Stage, done_bytes: u64) {
+    fn begin(&self, stage: Stage, total: Total) {
+        let now = Instant::now();
         let mut stages = self.stages.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(view) = stages.get_mut(&stage) else { return };
+        // An upload that somebody else ended begins again.
+        if let Some(StageView { bar: Some(bar), .. }) = stages.remove(stage.name) {
+            bar.finish_and_clear();
+            self.bars.remove(&bar);
+        }
+        let bar = (self.style == ProgressStyle::Bar).then(|| self.bars.add(self.bar(stage, total)));
+        stages.insert(stage.name, StageView { started: now, last_line: now, total, bar });
+        drop(stages);
+        self.json(&json!({ "event": "begin", "stage": stage.name, "total_bytes": total.bytes() }));
+    }
+
+    /// Moves the bar; what the stage has to do and for how long it has been at it, if a line is due.
+    fn moved(&self, stage: Stage, position: u64) -> Option<(Total, Duration)> {
+        let mut stages = self.stages.lock().unwrap_or_else(PoisonError::into_inner);
+        let view = stages.get_mut(stage.name)?;
         if let Some(bar) = &view.bar {
-            bar.set_position(done_bytes);
+            bar.set_position(position);
         }
         let interval = if self.style == ProgressStyle::Json { JSON_INTERVAL } else { PLAIN_INTERVAL };
         if view.last_line.elapsed() < interval {
-            return;
+            return None;
         }
         view.last_line = Instant::now();
-        let (elapsed, total_bytes) = (view.started.elapsed(), view.total_bytes);
-        drop(stages);
+        Some((view.total, view.started.elapsed()))
+    }
+
+    fn bytes(&self, stage: Stage, done_bytes: u64) {
+        let Some((total, elapsed)) = self.moved(stage, done_bytes) else { return };
         match self.style {
-            ProgressStyle::Plain => info!("{}: {}", stage.label(), amount(done_bytes, total_bytes, elapsed)),
+            ProgressStyle::Plain => info!("{}: {}", stage.label, amount(done_bytes, total.bytes(), elapsed)),
             ProgressStyle::Json => self.json(&json!({
-                "event": "bytes", "stage": stage.name(), "done_bytes": done_bytes, "total_bytes": total_bytes,
+                "event": "bytes", "stage": stage.name, "done_bytes": done_bytes, "total_bytes": total.bytes(),
             })),
             _ => {}
         }
     }
 
+    fn percent(&self, stage: Stage, percent: u8) {
+        if self.moved(stage, percent.into()).is_none() {
+            return;
+        }
+        match self.style {
+            ProgressStyle::Plain => info!("{}: {percent} %", stage.label),
+            ProgressStyle::Json => {
+                self.json(&json!({ "event": "percent", "stage": stage.name, "percent": percent }));
+            }
+            _ => {}
+        }
+    }
+
     fn end(&self, stage: Stage, elapsed: Duration, bytes: Option<u64>) {
-        let view = self.stages.lock().unwrap_or_else(PoisonError::into_inner).remove(&stage);
+        let view = self.stages.lock().unwrap_or_else(PoisonError::into_inner).remove(stage.name);
+        let total = view.as_ref().map_or(Total::Unknown, |v| v.total);
         if let Some(bar) = view.and_then(|v| v.bar) {
             bar.finish_and_clear();
             self.bars.remove(&bar);
         }
         if self.style == ProgressStyle::Json {
             self.json(&json!({
-                "event": "end", "stage": stage.name(), "bytes": bytes,
+                "event": "end", "stage": stage.name, "bytes": bytes,
                 "elapsed_ms": u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
             }));
             return;
         }
         let seconds = elapsed.as_secs_f64();
-        if let Some(bytes) = bytes {
-            info!("{}: ok ({}, {seconds:.1} s)", stage.label(), size(bytes));
-        } else {
-            info!("{}: ok", stage.label());
+        match (bytes, total) {
+            (Some(bytes), _) => info!("{}: ok ({}, {seconds:.1} s)", stage.label, size(bytes)),
+            // As the reference prints it.
+            (None, Total::Percent) => info!("{}: [##########]: ok", stage.label),
+            (None, _) => info!("{}: ok", stage.label),
         }
     }
 
@@ -137,17 +219,19 @@ impl Progress {
         }
     }
 
-    fn bar(&self, stage: Stage, total_bytes: Option<u64>) -> ProgressBar {
-        let bar = match total_bytes {
-            Some(total) => ProgressBar::new(total),
-            None => ProgressBar::new_spinner(),
+    fn bar(&self, stage: Stage, total: Total) -> ProgressBar {
+        let bar = match total {
+            Total::Bytes(bytes) => ProgressBar::new(bytes),
+            Total::Percent => ProgressBar::new(100),
+            Total::Unknown => ProgressBar::new_spinner(),
         };
         let paint = if self.terminal.colour { ".cyan" } else { "" };
-        let template = match total_bytes {
-            Some(_) => format!(
+        let template = match total {
+            Total::Bytes(_) => format!(
                 "{{prefix:<26}} [{{wide_bar{paint}}}] {{binary_bytes:>10}} of {{binary_total_bytes}} {{binary_bytes_per_sec:>12}} {{eta:>4}}"
             ),
-            None => format!("{{prefix:<26}} {{spinner{paint}}} {{elapsed}}"),
+            Total::Percent => format!("{{prefix:<26}} [{{wide_bar{paint}}}] {{percent:>3}} % {{elapsed}}"),
+            Total::Unknown => format!("{{prefix:<26}} {{spinner{paint}}} {{elapsed}}"),
         };
         let style = BarStyle::with_template(&template).unwrap_or_else(|_| BarStyle::default_bar());
         let style = if self.terminal.unicode {
@@ -156,7 +240,7 @@ impl Progress {
             style.progress_chars("#> ").tick_chars("|/-\\ ")
         };
         bar.set_style(style);
-        bar.set_prefix(stage.label());
+        bar.set_prefix(stage.label);
         bar.enable_steady_tick(Duration::from_millis(100));
         bar
     }

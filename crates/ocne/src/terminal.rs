@@ -1,7 +1,12 @@
-//! What standard error can show: colour and characters beyond ASCII.
+//! What standard error can show: colour and characters beyond ASCII. And what a person at the terminal is asked.
 
 use std::env;
-use std::io::{IsTerminal as _, stderr};
+use std::io::{BufRead as _, BufReader, IsTerminal as _, Read as _, Write as _, stderr};
+
+use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+
+/// Nobody types more.
+const MAX_ANSWER_BYTES: u64 = 4096;
 
 /// What was found out about standard error.
 #[derive(Debug, Clone, Copy)]
@@ -52,6 +57,23 @@ pub fn printable(text: &str) -> String {
         }
         out
     })
+}
+
+/// Asks for something that must not be seen, on the terminal; none when there is no terminal, or nothing is said.
+pub fn ask_secretly(question: &str) -> Option<String> {
+    let mut terminal = fs_err::OpenOptions::new().read(true).write(true).open("/dev/tty").ok()?;
+    let usual = tcgetattr(&terminal).ok()?;
+    let mut hidden = usual.clone();
+    hidden.local_modes.remove(LocalModes::ECHO);
+    hidden.local_modes.insert(LocalModes::ECHONL);
+    terminal.write_all(question.as_bytes()).ok()?;
+    tcsetattr(&terminal, OptionalActions::Flush, &hidden).ok()?;
+    let mut said = String::new();
+    let read = BufReader::new(&terminal).take(MAX_ANSWER_BYTES).read_line(&mut said);
+    tcsetattr(&terminal, OptionalActions::Flush, &usual).ok()?;
+    read.ok()?;
+    let said = said.trim_end_matches(['\n', '\r']);
+    (!said.is_empty()).then(|| said.to_owned())
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ const VERBS: &[&[&str]] = &[
     &["image"],
     &["image", "create"],
     &["image", "info"],
+    &["image", "upload"],
     &["image", "cache"],
     &["image", "cache", "list"],
     &["image", "cache", "prune"],

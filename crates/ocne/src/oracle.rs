@@ -1,0 +1,115 @@
+//! Flags that say who speaks to Oracle Cloud, and the client made of them.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use ocne_build::NetworkOptions;
+use ocne_oracle::{AuthKind, Client, ClientOptions, Secret, SettingsError, SettingsRequest};
+use tracing::{debug, warn};
+
+use crate::failure::{EXIT_REMOTE_REFUSED, EXIT_USAGE, Failure};
+use crate::settings::Settings;
+use crate::terminal;
+
+/// A service that takes an upload in is tried for longer than a registry: about five minutes.
+const ATTEMPTS: u32 = 10;
+/// Services answer within this, and parts get on within this.
+const STALL: std::time::Duration = std::time::Duration::from_mins(1);
+
+/// How Oracle Cloud is spoken to.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Oracle Cloud")]
+pub struct OracleArguments {
+    /// Profile in ~/.oci/config [default: providers.oci.profile of the settings, DEFAULT]
+    #[arg(short, long, value_name = "NAME")]
+    profile: Option<String>,
+    /// Configuration file of Oracle Cloud's tools [default: ~/.oci/config]
+    #[arg(long, value_name = "PATH")]
+    oci_config: Option<PathBuf>,
+    /// Region, by name or key, such as us-ashburn-1 or iad [default: that of the profile]
+    #[arg(long, value_name = "REGION")]
+    region: Option<String>,
+    /// How to authenticate [default: by the profile's session token, else its API key]
+    #[arg(long, value_name = "KIND")]
+    auth: Option<Auth>,
+    /// URL in the place of all services
+    #[arg(long, value_name = "URL")]
+    endpoint: Option<String>,
+    /// Certificates to trust besides the system's, as PEM
+    #[arg(long, value_name = "PATH")]
+    ca_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Auth {
+    /// What the profile has
+    Auto,
+    /// API key of a user
+    #[value(name = "api_key", alias = "api-key")]
+    ApiKey,
+    /// Token of `oci session authenticate`
+    #[value(name = "security_token", alias = "security-token")]
+    SecurityToken,
+}
+
+impl From<Auth> for AuthKind {
+    fn from(auth: Auth) -> Self {
+        match auth {
+            Auth::Auto => Self::Auto,
+            Auth::ApiKey => Self::ApiKey,
+            Auth::SecurityToken => Self::SessionToken,
+        }
+    }
+}
+
+impl OracleArguments {
+    /// Makes the client. Nothing is sent yet.
+    pub fn client(&self, settings: &Settings) -> Result<Client, Failure> {
+        let oci = settings.values.providers.as_ref().and_then(|p| p.oci.as_ref());
+        let request = SettingsRequest {
+            config_file: self.oci_config.clone(),
+            profile: self.profile.clone(),
+            usual_profile: oci.and_then(|oci| oci.profile.clone()),
+            region: self.region.clone(),
+            endpoint: self.endpoint.clone(),
+            auth: self.auth.map(AuthKind::from),
+            ca_file: self.ca_file.clone(),
+        };
+        let env = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+        let found = ocne_oracle::Settings::load(&request, &env, &ask).map_err(|error| {
+            let code = match error {
+                SettingsError::SessionExpired { .. } => EXIT_REMOTE_REFUSED,
+                _ => EXIT_USAGE,
+            };
+            let failure = Failure::new(&error).with_exit_code(code);
+            match error.hint() {
+                Some(hint) => failure.with_hint(hint),
+                None => failure,
+            }
+        })?;
+        for warning in &found.warnings {
+            warn!("{warning}");
+        }
+        debug!("profile {}, region {}", found.profile, found.region.name);
+        let proxy = settings.values.proxy.clone().unwrap_or_default();
+        let network = NetworkOptions {
+            stall_timeout: STALL,
+            attempts: ATTEMPTS,
+            http_proxy: proxy.http_proxy,
+            https_proxy: proxy.https_proxy,
+            no_proxy: proxy.no_proxy,
+            ..NetworkOptions::default()
+        };
+        let on_retry = Box::new(|retry: ocne_oracle::Retry| {
+            let seconds = retry.wait.as_secs_f64();
+            warn!("Cannot {}: {}; attempt {} in {seconds:.1} s", retry.action, retry.reason, retry.attempt);
+        });
+        Client::new(ClientOptions { settings: found, network, on_retry })
+            .map_err(|error| Failure::new(&error).with_exit_code(EXIT_USAGE))
+    }
+}
+
+fn ask(key: &Path) -> Option<Secret> {
+    terminal::ask_secretly(&format!("Pass phrase of the key `{}`: ", key.display())).map(Secret::new)
+}

@@ -1,0 +1,333 @@
+//! The emulator, images, and the program that uploads them.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+
+use libtest_mimic::{Failed, Trial};
+use serde_json::{Value, json};
+
+/// What all tests share: an identity with keys in every form, and images.
+#[derive(Clone)]
+pub struct Bench(Arc<Shared>);
+
+struct Shared {
+    dir: tempfile::TempDir,
+    python: PathBuf,
+    missing: Option<String>,
+}
+
+fn peer() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/peers/oracle-cloud")
+}
+
+/// What the tests need and this machine does not have.
+fn missing(python: &Path) -> Option<String> {
+    if !python.exists() {
+        return Some("the emulator's environment (`make setup`)".to_owned());
+    }
+    let tools = ["qemu-img", "tar", "sha256sum"];
+    tools.into_iter().find(|tool| Command::new(tool).arg("--version").output().is_err()).map(str::to_owned)
+}
+
+impl Bench {
+    pub fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("ocne-upload.").tempdir().expect("a work folder");
+        let venv = std::env::var_os("FAKEOCI_VENV").map_or_else(|| peer().join(".venv"), PathBuf::from);
+        let python = venv.join("bin/python");
+        let missing = missing(&python).or_else(|| {
+            // Keys take seconds to make; they are the same for all tests.
+            let identity = dir.path().join("identity");
+            let mut init = Command::new(&python);
+            let made = init.arg(peer().join("fakeoci.py")).arg("init").arg("--dir").arg(identity).output();
+            let made = made.expect("the emulator");
+            (!made.status.success()).then(|| String::from_utf8_lossy(&made.stderr).into_owned())
+        });
+        Self(Arc::new(Shared { dir, python, missing }))
+    }
+
+    /// A test of the name; ignored, with the reason said, when the emulator cannot run.
+    pub fn trial(
+        &self,
+        name: &str,
+        test: impl FnOnce(&Self, &str) -> Result<(), Failed> + Send + 'static,
+    ) -> Trial {
+        let (bench, folder) = (self.clone(), name.replace("::", "-"));
+        if let Some(missing) = &self.0.missing {
+            let _ = writeln!(std::io::stderr(), "SKIPPED {name}: needs {missing} (ignored)");
+        }
+        Trial::test(name, move || test(&bench, &folder)).with_ignored_flag(self.0.missing.is_some())
+    }
+
+    /// Starts an emulator for one test.
+    pub fn cloud(&self, name: &str, options: &[&str]) -> Result<Cloud, Failed> {
+        Cloud::start(self, name, options)
+    }
+}
+
+/// One emulator with a home folder for the program. Dropping it ends and removes both.
+pub struct Cloud {
+    server: Child,
+    pub dir: PathBuf,
+    pub home: PathBuf,
+    pub ready: Value,
+    secrets: Vec<String>,
+}
+
+impl Drop for Cloud {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+        if std::env::var_os("OCNE_KEEP").is_none() {
+            let _ = fs_err::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+impl Cloud {
+    fn start(bench: &Bench, name: &str, options: &[&str]) -> Result<Self, Failed> {
+        let dir = bench.0.dir.path().join(name);
+        fs_err::create_dir(&dir)?;
+        let (state, home) = (dir.join("cloud"), dir.join("home"));
+        fs_err::create_dir(&home)?;
+        let copied =
+            Command::new("cp").arg("-a").arg(bench.0.dir.path().join("identity")).arg(&state).status()?;
+        if !copied.success() {
+            return Err("cannot copy the identity".into());
+        }
+        let mut server = Command::new(&bench.0.python)
+            .arg(peer().join("fakeoci.py"))
+            .args(["serve", "--import-seconds", "0.3", "--exit-after", "1200", "--dir"])
+            .arg(&state)
+            .args(options)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(fs_err::File::create(dir.join("emulator.log"))?.into_parts().0)
+            .spawn()?;
+        let mut line = String::new();
+        BufReader::new(server.stdout.take().ok_or("no output")?).read_line(&mut line)?;
+        let ready: Value = serde_json::from_str(&line).map_err(|e| {
+            let log = fs_err::read_to_string(dir.join("emulator.log")).unwrap_or_default();
+            format!("the emulator did not start: {e}: {log}")
+        })?;
+        let mut secrets =
+            vec!["BEGIN RSA PRIVATE".to_owned(), "BEGIN PRIVATE".to_owned(), "signature=\"".to_owned()];
+        for key in fs_err::read_dir(state.join("keys"))? {
+            let text = fs_err::read_to_string(key?.path())?;
+            // A line of a key, or the start of a token.
+            let line = text.lines().find(|line| line.len() > 40 && !line.contains("DEK")).unwrap_or(&text);
+            secrets.push(line.chars().take(60).collect());
+        }
+        let identities: Value = serde_json::from_slice(&fs_err::read(state.join("identities.json"))?)?;
+        secrets.push(identities["pass_phrase"].as_str().unwrap_or_default().to_owned());
+        Ok(Self { server, dir, home, ready, secrets })
+    }
+
+    pub fn text(&self, key: &str) -> &str {
+        self.ready[key].as_str().unwrap_or_default()
+    }
+
+    /// OCID of a live compartment.
+    pub fn compartment(&self, path: &str) -> &str {
+        self.ready["compartments"][path].as_str().unwrap_or_default()
+    }
+
+    /// `ocne image upload`, ready to start.
+    pub fn upload(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ocne"));
+        command.args(["image", "upload"]).args(arguments);
+        command.env_clear().env("HOME", &self.home).current_dir(&self.home).stdin(Stdio::null());
+        command
+            .env("OCI_CLI_CONFIG_FILE", self.text("config"))
+            .env("OCI_CLI_ENDPOINT", self.text("endpoint"));
+        command
+    }
+
+    /// Uploads a file into `sandbox/images`, and returns the record.
+    pub fn done(&self, file: &Path, arguments: &[&str]) -> Result<Value, Failed> {
+        let ran = self.run(&mut self.command(file, arguments))?;
+        Ok(serde_json::from_str(&ran.ended(0)?.stdout)?)
+    }
+
+    /// The same, ready to start.
+    pub fn command(&self, file: &Path, arguments: &[&str]) -> Command {
+        let mut command = self.upload(&["-c", "sandbox/images", "-o", "json", "-l", "trace", "-f"]);
+        command.arg(file).args(arguments);
+        command
+    }
+
+    /// Runs a command, and looks for secrets in what it says.
+    pub fn run(&self, command: &mut Command) -> Result<Ran, Failed> {
+        self.judge(&command.output()?)
+    }
+
+    /// Looks for secrets in what a run said.
+    pub fn judge(&self, output: &Output) -> Result<Ran, Failed> {
+        let ran = Ran {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        };
+        for secret in &self.secrets {
+            if ran.stdout.contains(secret) || ran.stderr.contains(secret) {
+                return Err(format!("a secret was said: {secret:.12}").into());
+            }
+        }
+        if ran.stderr.contains("panicked") {
+            return Err(ran.stderr.into());
+        }
+        Ok(ran)
+    }
+
+    /// Asks the emulator about itself.
+    pub fn ask(&self, method: &str, path: &str, body: &Value) -> Result<Value, Failed> {
+        let address = self.text("endpoint").trim_start_matches("http://");
+        let mut stream = TcpStream::connect(address)?;
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        write!(
+            stream,
+            "{method} /_fakeoci/{path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (_, body) = answer.split_once("\r\n\r\n").ok_or("no answer")?;
+        Ok(serde_json::from_str(body)?)
+    }
+
+    /// Sets the faults to come.
+    pub fn faults(&self, rules: &Value) -> Result<(), Failed> {
+        self.ask("POST", "faults", &json!({ "faults": rules })).map(|_| ())
+    }
+
+    /// What the emulator has counted.
+    pub fn metrics(&self) -> Result<Value, Failed> {
+        self.ask("GET", "metrics", &Value::Null)
+    }
+
+    /// The requests so far, as the emulator has written them down.
+    pub fn requests(&self) -> Result<Vec<Value>, Failed> {
+        let log = fs_err::read_to_string(self.dir.join("cloud/requests.jsonl"))?;
+        log.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    }
+
+    /// Nothing that the emulator takes for wrong has happened, and nothing is left.
+    pub fn clean(&self) -> Result<(), Failed> {
+        self.clean_but("")
+    }
+
+    /// The same, but for one kind of violation, which was asked for.
+    pub fn clean_but(&self, kind: &str) -> Result<(), Failed> {
+        let metrics = self.metrics()?;
+        for key in ["violations", "dangling_multipart_uploads"] {
+            let all = metrics[key].as_array().ok_or("no metrics")?;
+            if all.iter().any(|one| one["kind"] != kind) {
+                return Err(format!("{key}: {:#}", metrics[key]).into());
+            }
+        }
+        let left = self.journals()?;
+        if left.is_empty() { Ok(()) } else { Err(format!("journals are left: {left:?}").into()) }
+    }
+
+    /// What is in the folder of journals.
+    pub fn journals(&self) -> Result<Vec<PathBuf>, Failed> {
+        let folder = self.home.join(".local/state/ocne/uploads");
+        if !folder.exists() {
+            return Ok(Vec::new());
+        }
+        fs_err::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect()
+    }
+
+    /// The image of a record is available, and its disk is the file.
+    pub fn imported(&self, record: &Value, file: &Path) -> Result<(), Failed> {
+        let metrics = self.metrics()?;
+        let id = &record["image"]["id"];
+        let images = metrics["images"].as_array().ok_or("no images")?;
+        let image = images.iter().find(|image| &image["id"] == id).ok_or("the image is not there")?;
+        let digest = sha256(file)?;
+        same("state", &image["state"], &json!("AVAILABLE"))?;
+        same("sha256", &image["sha256"], &json!(digest))?;
+        same("tag", &record["image"]["freeform_tags"]["ocne/sha256"], &json!(digest))?;
+        same("firmware", &record["image"]["firmware"], &json!("UEFI_64"))?;
+        same("launch mode", &record["image"]["launch_mode"], &json!("PARAVIRTUALIZED"))
+    }
+
+    /// A qcow2 file of random data, different for each seed.
+    pub fn image(&self, name: &str, mib: usize, seed: u64) -> Result<PathBuf, Failed> {
+        let (raw, path) = (self.dir.join(format!("{name}.raw")), self.dir.join(name));
+        let mut random = Random::new(seed);
+        let bytes: Vec<u8> = (0..mib << 17).flat_map(|_| random.next().to_le_bytes()).collect();
+        fs_err::write(&raw, bytes)?;
+        let status = Command::new("qemu-img")
+            .args(["convert", "-f", "raw", "-O", "qcow2"])
+            .args([&raw, &path])
+            .status()?;
+        fs_err::remove_file(raw)?;
+        if status.success() { Ok(path) } else { Err("qemu-img convert failed".into()) }
+    }
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ran {
+    /// The run, which has to have ended with this status.
+    pub fn ended(self, code: i32) -> Result<Self, Failed> {
+        if self.code == Some(code) {
+            return Ok(self);
+        }
+        Err(format!("exit status {:?}, not {code}: {}{}", self.code, self.stdout, self.said()).into())
+    }
+
+    /// The run, which has to have said this on standard error.
+    pub fn says(self, text: &str) -> Result<Self, Failed> {
+        if self.stderr.contains(text) {
+            Ok(self)
+        } else {
+            Err(format!("no `{text}` in: {}", self.said()).into())
+        }
+    }
+
+    /// Standard error without what only `-l trace` shows.
+    fn said(&self) -> String {
+        let lines = self.stderr.lines().filter(|line| !line.starts_with("TRAC") && !line.starts_with("DEBU"));
+        lines.collect::<Vec<_>>().join("\n")
+    }
+}
+
+pub fn same(what: &str, found: &Value, wanted: &Value) -> Result<(), Failed> {
+    if found == wanted { Ok(()) } else { Err(format!("{what}: {found} instead of {wanted}").into()) }
+}
+
+pub fn sha256(file: &Path) -> Result<String, Failed> {
+    let out = Command::new("sha256sum").arg(file).output()?;
+    Ok(String::from_utf8(out.stdout)?.split_whitespace().next().unwrap_or_default().to_owned())
+}
+
+/// Small, seeded and good enough to choose moments and bytes.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    /// A number below `end`.
+    pub fn below(&mut self, end: u64) -> u64 {
+        (self.next() >> 16) % end.max(1)
+    }
+}

@@ -1,0 +1,105 @@
+//! Imports: waited for, not waited for, refused, interrupted.
+
+use std::process::Stdio;
+use std::thread::sleep;
+use std::time::Duration;
+
+use libtest_mimic::{Failed, Trial};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+use crate::cloud::{Bench, same};
+
+pub fn trials(bench: &Bench) -> Vec<Trial> {
+    vec![
+        bench.trial("import::no_wait_and_wait", no_wait),
+        bench.trial("import::ctrl_c_and_timeout", interrupted),
+        bench.trial("import::failed", failed),
+        bench.trial("import::refused_files", refused_files),
+    ]
+}
+
+fn no_wait(bench: &Bench, name: &str) -> Result<(), Failed> {
+    let cloud = bench.cloud(name, &["--import-seconds", "2"])?;
+    let file = cloud.image("boot.oci", 1, 1)?;
+    let ran =
+        cloud.run(cloud.upload(&["-q", "-a", "arm64", "-c", "sandbox", "--no-wait", "-f"]).arg(&file))?;
+    let work_request = ran.ended(0)?.stdout.trim().to_owned();
+    if !work_request.starts_with("ocid1.coreservicesworkrequest.") {
+        return Err(format!("no work request: {work_request}").into());
+    }
+    let ran = cloud.run(&mut cloud.upload(&["--wait", &work_request, "-o", "json"]))?.ended(0)?;
+    let ran = ran.says("Importing compute image: [##########]: ok")?;
+    let record: Value = serde_json::from_str(&ran.stdout)?;
+    cloud.imported(&record, &file)?;
+    // The same command finds the image, and removes the object that was left for the import.
+    let again =
+        cloud.run(cloud.upload(&["-q", "-a", "arm64", "-c", "sandbox", "-f"]).arg(&file))?.ended(0)?;
+    same("image", &json!(again.stdout.trim()), &record["image"]["id"])?;
+    same("objects removed", &cloud.metrics()?["by_op"]["DeleteObject"], &json!(1))?;
+    cloud.run(&mut cloud.upload(&["--wait", "ocid1.coreservicesworkrequest.oc1..none"]))?.ended(3)?;
+    cloud.run(&mut cloud.upload(&["--wait", "hello"]))?.ended(2)?;
+    cloud.clean()
+}
+
+fn interrupted(bench: &Bench, name: &str) -> Result<(), Failed> {
+    let cloud = bench.cloud(name, &["--import-seconds", "6"])?;
+    let file = cloud.image("boot.oci", 1, 2)?;
+    let mut command = cloud.command(&file, &["-a", "amd64"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    for _ in 0..200 {
+        if cloud.metrics()?["by_op"]["GetWorkRequest"].is_u64() {
+            break;
+        }
+        sleep(Duration::from_millis(50));
+    }
+    kill_process(Pid::from_raw(i32::try_from(child.id())?).ok_or("no process")?, Signal::INT)?;
+    let ran = cloud.judge(&child.wait_with_output()?)?.ended(4)?;
+    ran.says("the import goes on in the cloud")?.says("`ocne image upload --wait ocid1.")?;
+    let ran = cloud.run(&mut cloud.command(&file, &["-a", "amd64", "--timeout", "1s"]))?.ended(4)?;
+    ran.says("the import is not done after")?;
+    // The same command waits for the same import.
+    let record = cloud.done(&file, &["-a", "amd64"])?;
+    cloud.imported(&record, &file)?;
+    let metrics = cloud.metrics()?;
+    same("imports", &metrics["by_op"]["CreateImage"], &json!(1))?;
+    same("commits", &metrics["by_op"]["CommitMultipartUpload"], &json!(1))?;
+    cloud.clean()
+}
+
+fn failed(bench: &Bench, name: &str) -> Result<(), Failed> {
+    let cloud = bench.cloud(name, &[])?;
+    let file = cloud.image("boot.oci", 1, 3)?;
+    cloud.faults(&json!([{ "op": "CreateImage", "action": "fail_import", "code": "InvalidImage", "message": "It is cursed." }]))?;
+    let ran = cloud.run(&mut cloud.command(&file, &["-a", "amd64"]))?.ended(1)?;
+    ran.says("the import failed: InvalidImage: It is cursed")?;
+    // Once more: the object is there, so nothing is sent, and it is another import.
+    let record = cloud.done(&file, &["-a", "amd64"])?;
+    same("sent", &record["sent_bytes"], &json!(0))?;
+    cloud.imported(&record, &file)?;
+    cloud.clean()
+}
+
+/// What the import would refuse is refused before a byte is sent.
+fn refused_files(bench: &Bench, name: &str) -> Result<(), Failed> {
+    let cloud = bench.cloud(name, &[])?;
+    let file = cloud.image("boot.oci", 1, 4)?;
+    let bad = cloud.dir.join("bad.oci");
+    let bytes = fs_err::read(&file)?;
+    for (content, words) in [
+        (&b"hello"[..], "is neither a qcow2 image nor an exported image"),
+        (&bytes[..bytes.len() / 2], "cannot upload"),
+        (&[&bytes[..72], &1_u64.to_be_bytes()[..], &bytes[80..]].concat()[..], "cannot upload"),
+    ] {
+        fs_err::write(&bad, content)?;
+        cloud.run(&mut cloud.command(&bad, &["-a", "amd64"]))?.ended(1)?.says(words)?;
+    }
+    cloud.run(&mut cloud.command(&file, &[]))?.ended(2)?.says("--arch amd64")?;
+    cloud.run(&mut cloud.command(&cloud.dir.join("none"), &["-a", "amd64"]))?.ended(1)?;
+    cloud
+        .run(&mut cloud.command(&file, &["-a", "amd64", "--part-size", "1"]))?
+        .ended(2)?
+        .says("too small")?;
+    same("parts", &cloud.metrics()?["part_uploads_ok"], &json!(0))?;
+    Ok(())
+}
