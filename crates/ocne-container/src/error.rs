@@ -8,7 +8,7 @@ use crate::layer::LayerError;
 use crate::manifest::ManifestError;
 use crate::platform::Platform;
 use crate::reference::ReferenceError;
-use crate::tar::TarError;
+use ocne_tar::TarError;
 
 /// How a failed fetch ends, for the exit status of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use crate::error::FetchError;
 use crate::layer::{DiskSink, Found, PathInImage, search};
 use crate::manifest::{DockerArchiveImage, Document, ImageConfig};
 use crate::platform::Platform;
-use crate::tar::{TarInput, TarReader};
+use ocne_tar::{TarInput, TarReader};
 
 /// Bytes that are read in small steps, as they come from a decompressor.
 struct Bytes(BufReader<Cursor<Vec<u8>>>);

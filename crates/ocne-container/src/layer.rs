@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 
 use crate::error::FetchError;
-use crate::tar::{Entry, EntryKind, TarError, TarInput, TarReader};
+use ocne_tar::{Entry, EntryKind, TarError, TarInput, TarReader};
 
 /// A layer that cannot be unpacked.
 #[derive(Debug, thiserror::Error)]

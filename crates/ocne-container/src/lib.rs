@@ -26,7 +26,6 @@ mod platform;
 mod reference;
 mod registry_auth;
 mod resolve;
-mod tar;
 mod transport;
 
 pub use cache::{Cache, CacheEntry, CacheRecord, Pruned};
@@ -38,6 +37,6 @@ pub use fetch::{FetchOptions, FetchedDisk, Fetcher, Located};
 pub use http::NetworkOptions;
 pub use layer::LayerError;
 pub use manifest::ManifestError;
+pub use ocne_tar::TarError;
 pub use platform::Platform;
 pub use reference::{ImageReference, LayoutImage, ReferenceError, RegistryReference, Version};
-pub use tar::TarError;

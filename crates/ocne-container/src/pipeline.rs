@@ -13,7 +13,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use crate::digest::Digest;
 use crate::error::FetchError;
 use crate::layer::{DiskSink, Found, LayerError, PathInImage, SearchError, search};
-use crate::tar::{TarInput, TarReader};
+use ocne_tar::{TarInput, TarReader};
 
 /// Size of a buffer.
 pub(crate) const BUFFER_BYTES: usize = 256 << 10;
@@ -222,7 +222,7 @@ where
         let found = search(&mut tar, &wanted, &mut sink)?;
         // What is behind the end of the tar file belongs to the digest.
         let mut rest = tar.into_input();
-        rest.skip(u64::MAX).map_err(|e| LayerError::Tar(crate::tar::TarError::Io(e)))?;
+        rest.skip(u64::MAX).map_err(|e| LayerError::Tar(ocne_tar::TarError::Io(e)))?;
         Ok((found, rest.hasher.take().map(Digest::finish)))
     });
     (feed, Pipeline { inflate, unpack, done_bytes, stop })

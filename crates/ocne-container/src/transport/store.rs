@@ -8,7 +8,7 @@ use fs_err::File;
 
 use super::FilePart;
 use crate::error::FetchError;
-use crate::tar::{EntryKind, TarError, TarReader};
+use ocne_tar::{EntryKind, TarError, TarReader};
 
 /// The most files that an archive of one or a few images may have.
 const ENTRIES_MAX: u64 = 100_000;

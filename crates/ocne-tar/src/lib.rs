@@ -2,7 +2,7 @@
 //! names, sizes and sparse files of GNU tar (its manual, "Basic Tar Format").
 //!
 //! The same reader goes through archives in files, whose content it skips by seeking, and through layers
-//! that come as a stream.
+//! that come as a stream. It is synchronous, and opens nothing by a name in an archive.
 
 use std::io::{self, BufRead, BufReader, Read as _, Seek as _};
 
@@ -55,10 +55,14 @@ pub enum TarError {
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum EntryKind {
+pub enum EntryKind {
+    /// A regular file.
     File,
+    /// A folder.
     Directory,
+    /// A symbolic link.
     SymbolicLink,
+    /// Another name of an entry that came before.
     HardLink,
     /// A file of which only parts are stored.
     Sparse,
@@ -68,16 +72,25 @@ pub(crate) enum EntryKind {
 
 /// The head of an entry.
 #[derive(Debug, Clone)]
-pub(crate) struct Entry {
+pub struct Entry {
+    /// Its name, as it is written.
     pub name: Vec<u8>,
+    /// What a link leads to, as it is written; empty for other entries.
     pub link_target: Vec<u8>,
+    /// What it is.
     pub kind: EntryKind,
     /// Size of the content that follows.
     pub size_bytes: u64,
+    /// Permissions, as far as they are a number.
+    pub mode: Option<u64>,
+    /// Owner, as far as it is a number.
+    pub uid: Option<u64>,
+    /// Group, as far as it is a number.
+    pub gid: Option<u64>,
 }
 
 /// What tar files are read from.
-pub(crate) trait TarInput: BufRead {
+pub trait TarInput: BufRead {
     /// Goes on by `count` bytes, which may be beyond the end; tells how far it went.
     fn skip(&mut self, count: u64) -> io::Result<u64>;
 }
@@ -94,7 +107,7 @@ impl TarInput for BufReader<File> {
 
 /// Goes through a tar file.
 #[derive(Debug)]
-pub(crate) struct TarReader<R> {
+pub struct TarReader<R> {
     input: R,
     /// Bytes of the tar file that were read or skipped.
     position_bytes: u64,
@@ -110,10 +123,13 @@ struct Extensions {
     name: Option<Vec<u8>>,
     link_target: Option<Vec<u8>>,
     size_bytes: Option<u64>,
+    uid: Option<u64>,
+    gid: Option<u64>,
     sparse: bool,
 }
 
 impl<R: TarInput> TarReader<R> {
+    /// A reader at the start of a tar file.
     pub fn new(input: R) -> Self {
         Self { input, position_bytes: 0, left_bytes: 0, padding_bytes: 0 }
     }
@@ -179,7 +195,15 @@ impl<R: TarInput> TarReader<R> {
                 _ => size,
             };
             self.begin_content(content_bytes, offset_bytes)?;
-            return Ok(Some(Entry { name, link_target, kind, size_bytes: content_bytes }));
+            return Ok(Some(Entry {
+                name,
+                link_target,
+                kind,
+                size_bytes: content_bytes,
+                mode: number(&header[100..108]),
+                uid: extensions.uid.or_else(|| number(&header[108..116])),
+                gid: extensions.gid.or_else(|| number(&header[116..124])),
+            }));
         }
     }
 
@@ -299,7 +323,14 @@ fn read_pax(mut content: &[u8], extensions: &mut Extensions) -> Option<()> {
             b"path" if !value.contains(&0) => extensions.name = Some(value.to_vec()),
             b"linkpath" if !value.contains(&0) => extensions.link_target = Some(value.to_vec()),
             b"path" | b"linkpath" => return None,
-            b"size" => extensions.size_bytes = Some(std::str::from_utf8(value).ok()?.parse().ok()?),
+            b"size" | b"uid" | b"gid" => {
+                let number = Some(std::str::from_utf8(value).ok()?.parse().ok()?);
+                match key {
+                    b"size" => extensions.size_bytes = number,
+                    b"uid" => extensions.uid = number,
+                    _ => extensions.gid = number,
+                }
+            }
             _ if key.starts_with(b"GNU.sparse.") => {
                 extensions.sparse = true;
                 if key == b"GNU.sparse.name" {

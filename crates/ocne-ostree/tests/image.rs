@@ -1,0 +1,104 @@
+//! The whole way, judged by programs that share no code with it.
+
+mod support;
+
+use ocne_ostree::Base;
+use support::{Image, can_run, check, convert, options, run, sample, server};
+
+const JUDGES: [&str; 5] = ["python3", "skopeo", "ostree", "curl", "diff"];
+
+#[test]
+fn the_sample_is_as_it_was_and_the_same_every_time() {
+    if !can_run("the_sample_is_as_it_was_and_the_same_every_time", &JUDGES) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let source = Image::read(&sample());
+    let first = dir.path().join("first.tar");
+    let written = convert(&source, server(), &options(), &first).unwrap();
+    assert_eq!(written.imported.objects.files, 468);
+    assert_eq!(written.imported.objects.dirtrees, 32);
+    assert_eq!(written.imported.objects.dirmetas, 14);
+    assert_eq!(written.imported.commit.ref_binding.as_deref(), Some(&["ock".to_owned()][..]));
+    check(&first, &["--arch", "amd64", "--no-ctr"]);
+    for workers in [1, 2, 16] {
+        let other = dir.path().join("other.tar");
+        let mut options = options();
+        options.workers = workers;
+        assert_eq!(convert(&source, server(), &options, &other).unwrap(), written);
+        assert!(fs_err::read(&first).unwrap() == fs_err::read(&other).unwrap(), "{workers} workers");
+    }
+    for level in [1, 9] {
+        let other = dir.path().join("other.tar");
+        let mut options = options();
+        options.level = level;
+        convert(&source, server(), &options, &other).unwrap();
+        check(&other, &["--no-ctr"]);
+    }
+}
+
+#[test]
+fn labels_and_annotations_say_what_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = dir.path().join("out.tar");
+    convert(&Image::read(&sample()), server(), &options(), &output).unwrap();
+    let image = Image::read(&output);
+    let config: serde_json::Value = serde_json::from_slice(&image.config).unwrap();
+    let commit = "6b1e342de244113994b4007c9f3e7b7cf940cc43a0d9ba87291148beb58e75be";
+    let labels = &config["config"]["Labels"];
+    assert_eq!(labels["ostree.commit"], commit);
+    assert_eq!(labels["org.opencontainers.image.version"], "8.10-test");
+    assert_eq!(labels["ostree.linux"], "5.15.0-test");
+    assert!(labels["ostree.final-diffid"].is_null(), "it holds no encapsulated commit");
+    assert_eq!(image.manifest["annotations"]["org.opencontainers.image.revision"], commit);
+    assert_eq!(config["created"], image.manifest["annotations"]["org.opencontainers.image.created"]);
+    assert_eq!(config["rootfs"]["diff_ids"].as_array().unwrap().len(), image.descriptors().len());
+    assert_eq!(config["history"].as_array().unwrap().len(), image.descriptors().len());
+    assert!(config["config"]["ExposedPorts"]["80/tcp"].is_object());
+}
+
+#[test]
+fn a_base_keeps_its_layers_and_settings() {
+    if !can_run("a_base_keeps_its_layers_and_settings", &JUDGES) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (layer, base) = (dir.path().join("layer.tar"), dir.path().join("base.tar"));
+    let mut tar = tar::Builder::new(fs_err::File::create(&layer).unwrap());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(5);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, "etc/base", &b"base\n"[..]).unwrap();
+    drop(tar.into_inner().unwrap());
+    let made = run(
+        "ociarchive.py",
+        &[
+            &"append",
+            &"-",
+            &layer,
+            &base,
+            &"--gzip",
+            &"6",
+            &"--config",
+            &r#"Env=["A=B"]"#,
+            &"--config",
+            &r#"Entrypoint=["/start"]"#,
+        ],
+    );
+    assert!(made.status.success());
+    let base = Image::read(&base);
+    let output = dir.path().join("out.tar");
+    convert(&Image::read(&sample()), Base::Image(base.base()), &options(), &output).unwrap();
+    check(&output, &["--no-ctr"]);
+    let image = Image::read(&output);
+    assert_eq!(image.descriptors()[0], base.descriptors()[0]);
+    assert_eq!(image.blob(0), base.blob(0));
+    let config: serde_json::Value = serde_json::from_slice(&image.config).unwrap();
+    assert_eq!(config["config"]["Env"][0], "A=B");
+    assert!(config["config"]["Entrypoint"].is_null());
+    assert_eq!(config["config"]["Cmd"][0], "nginx");
+    assert_eq!(
+        image.manifest["annotations"]["org.opencontainers.image.base.name"],
+        "registry.example/nginx:1"
+    );
+}
