@@ -12,7 +12,7 @@ RELEASE := $(TARGET)/release
 LIBEXEC := $(DESTDIR)$(PREFIX)/libexec/ocne
 SMALL_IMAGE := tests/fixtures/ock-small.oci-archive
 
-.PHONY: help setup build agent builder-image run test lint bench fuzz install clean
+.PHONY: help setup build agent serve builder-image run test lint bench fuzz install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ build: ## build the program: target/release/ocne
 
 agent: ## build the program of builder pods, static, for amd64 and arm64: target/release/ocne-agent-ARCH
 	@scripts/agent.sh
+
+serve: ## build the server in images of ostree content, static, for amd64 and arm64: target/small/ocne-serve-ARCH
+	@scripts/serve.sh
 
 builder-image: ## assemble the container image of builder pods, for ARCHS (default amd64 arm64): target/release/ocne-builder.oci-archive
 	@scripts/agent.sh $(ARCHS)
@@ -61,6 +64,12 @@ install: build ## install program, agents, man pages and completions below PREFI
 		else \
 			rm -f $(LIBEXEC)/ocne-agent-$$arch; \
 			echo "install: without ocne-agent-$$arch: on $$arch nodes --builder-image has to name an image with the agent in it (docs/builder-image.md)" >&2; \
+		fi; \
+		if scripts/serve.sh $$arch; then \
+			install -v -D -m 755 $(TARGET)/small/ocne-serve-$$arch $(LIBEXEC)/ocne-serve-$$arch; \
+		else \
+			rm -f $(LIBEXEC)/ocne-serve-$$arch; \
+			echo "install: without ocne-serve-$$arch: images of ostree content for $$arch need --base with an image that has nginx" >&2; \
 		fi; \
 	done
 

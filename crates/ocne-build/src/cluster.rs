@@ -22,12 +22,12 @@ use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
 use crate::agent_log::AgentLog;
-use crate::agent_program::agent_program;
 use crate::copy::hex;
 use crate::error::BuildError;
 use crate::event::{Event, Events, Stage};
 use crate::output::OutputFile;
 use crate::pod_note::PodNote;
+use crate::program::program;
 use crate::remote::{PulledImage, RemoteError, RemoteWork, Way, convert_remotely, pull_remotely};
 use crate::report::ClusterRecord;
 
@@ -134,7 +134,7 @@ impl PodBuilder {
         let runtime = runtime()?;
         let shell = settings.pod.entry == PodEntry::Shell;
         // Read before anything is made in the cluster.
-        let program = shell.then(|| agent_program(architecture(&settings.pod))).transpose()?;
+        let program = shell.then(|| program("ocne-agent", architecture(&settings.pod))).transpose()?;
         events(Event::Note("Preparing pod used to create image".to_owned()));
         let digest = program.as_deref().map(|program| hex(&Sha256::digest(program)));
         let purpose = PodNote::purpose(&(settings.transfer, &settings.pod, digest));
@@ -535,7 +535,7 @@ pub(crate) fn ask(settings: &ClusterSettings) -> Result<Vec<String>, BuildError>
     let agent = match pod.entry {
         PodEntry::Agent => "which has the agent".to_owned(),
         PodEntry::Shell => {
-            let bytes = agent_program(architecture(pod))?.len();
+            let bytes = program("ocne-agent", architecture(pod))?.len();
             format!("the agent ({bytes} bytes, {}) is sent into its shell", pod.node_architecture)
         }
     };

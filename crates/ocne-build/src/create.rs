@@ -595,7 +595,7 @@ impl Run<'_> {
     }
 }
 
-fn read_error(error: CopyError, action: &'static str) -> BuildError {
+pub(crate) fn read_error(error: CopyError, action: &'static str) -> BuildError {
     match error {
         CopyError::Interrupted => BuildError::Interrupted,
         CopyError::Read(source) | CopyError::Write(source) => BuildError::Io { action, source },

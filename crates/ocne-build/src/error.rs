@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use ocne_cluster::ClusterError;
 use ocne_container::{ErrorKind, FetchError};
 use ocne_disk::Qcow2Error;
+use ocne_ostree::OstreeError;
 
 use crate::remote::RemoteError;
 
@@ -99,6 +100,14 @@ pub enum BuildError {
         /// What differs.
         reason: String,
     },
+    /// An image with an ostree commit was refused.
+    #[error("cannot serve the ostree commit in `{reference}`")]
+    Ostree {
+        /// The image.
+        reference: String,
+        /// Why.
+        source: OstreeError,
+    },
     /// Fetching failed.
     #[error(transparent)]
     Fetch(#[from] FetchError),
@@ -137,9 +146,9 @@ pub enum BuildError {
         /// Why.
         source: RemoteError,
     },
-    /// There is no program to bring into a pod whose image has none.
-    #[error("the agent's program `{name}` is not there; looked at {}", places.iter().map(|p| format!("`{}`", p.display())).collect::<Vec<_>>().join(", "))]
-    NoAgent {
+    /// There is no program to bring into a pod whose image has none, or into an image.
+    #[error("the program `{name}` is not there; looked at {}", places.iter().map(|p| format!("`{}`", p.display())).collect::<Vec<_>>().join(", "))]
+    NoProgram {
         /// Name of the program.
         name: String,
         /// Where it was looked for.
@@ -193,9 +202,13 @@ impl BuildError {
             Self::SourceChanged { .. } => text("run it again when nobody writes to the source"),
             Self::CacheDamaged { .. } => text("remove it with `ocne image cache prune`, and run it again"),
             Self::Fetch(e) => e.hint(),
+            Self::Ostree { source, .. } => source.hint().map(str::to_owned),
             Self::Cluster(e) => e.hint(),
             Self::Remote { source, .. } => source.hint(),
-            Self::NoAgent { .. } => text(
+            Self::NoProgram { name, .. } if name.starts_with("ocne-serve") => {
+                text("`make serve` builds it; or name an image with nginx by `--base`")
+            }
+            Self::NoProgram { .. } => text(
                 "`make agent` builds it; or name an image that has it by `--builder-image`, or take `--builder local`",
             ),
             Self::AgentNotStarted { .. } => text(

@@ -13,6 +13,10 @@ pub enum Stage {
     Write,
     /// Comparing what was read back, and opening the result.
     Verify,
+    /// Making a container image out of another one, in one pass.
+    Generate,
+    /// Syncing it, and reading it back.
+    Save,
 }
 
 impl Stage {
@@ -23,6 +27,8 @@ impl Stage {
             Self::Convert => "convert",
             Self::Write => "write",
             Self::Verify => "verify",
+            Self::Generate => "generate",
+            Self::Save => "save",
         }
     }
 
@@ -33,6 +39,8 @@ impl Stage {
             Self::Convert => "Converting boot image",
             Self::Write => "Writing boot image",
             Self::Verify => "Verifying boot image",
+            Self::Generate => "Generating container image",
+            Self::Save => "Saving container image",
         }
     }
 }

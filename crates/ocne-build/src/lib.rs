@@ -5,7 +5,6 @@
 //! read back, compared, opened, and renamed.
 
 mod agent_log;
-mod agent_program;
 mod cluster;
 mod copy;
 mod create;
@@ -15,9 +14,11 @@ mod examine;
 mod file_kind;
 mod files;
 mod identifiers;
+mod ostree;
 mod output;
 mod plan;
 mod pod_note;
+mod program;
 mod remote;
 mod report;
 mod request;
@@ -33,8 +34,11 @@ pub use file_kind::{FileKind, file_kind};
 pub use files::{Entry, FileSystem, Found};
 pub use ocne_bootimage::{Architecture, BootImage, ImageKind};
 pub use ocne_cluster::{Cluster, ClusterError, ConnectOptions, Leftover, PodSpec, Scratch, TolerationSpec};
-pub use ocne_container::{Cache, CacheEntry, FetchOptions, ImageReference, NetworkOptions};
+pub use ocne_container::{
+    Cache, CacheEntry, FetchOptions, ImageReference, NetworkOptions, OstreeReference, ReferenceError,
+};
 pub use ocne_disk::{CompressOptions, Compression};
+pub use ostree::{OstreeBase, OstreeRequest, create_ostree, plan_ostree};
 pub use plan::{Origin, Plan, plan};
 pub use remote::{RemoteError, RemoteWork, Way, convert_remotely};
 pub use request::{Builder, CreateRequest, Destination, Source};

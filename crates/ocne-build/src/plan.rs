@@ -104,7 +104,7 @@ fn builder(request: &CreateRequest) -> Result<Vec<String>, BuildError> {
 }
 
 /// The nearest folder above a file that is there.
-fn existing(file: &Path) -> &Path {
+pub(crate) fn existing(file: &Path) -> &Path {
     let folder = folder_of(file);
     folder.ancestors().find(|f| f.is_dir()).unwrap_or(folder)
 }

@@ -129,15 +129,20 @@ impl CreateRequest {
 
     /// Makes the folder of the usual name; one that was named has to be there.
     pub(crate) fn make_folder(&self) -> Result<(), BuildError> {
-        match &self.destination {
-            Destination::Folder(folder) => fs_err::create_dir_all(folder)
-                .map_err(|source| BuildError::OutputFolder { folder: folder.clone(), source }),
-            Destination::File(_) => Ok(()),
-        }
+        make_folder(&self.destination)
     }
 }
 
-fn same_file(a: &Path, b: &Path) -> bool {
+/// Makes the folder of the usual name; one that was named has to be there.
+pub(crate) fn make_folder(destination: &Destination) -> Result<(), BuildError> {
+    match destination {
+        Destination::Folder(folder) => fs_err::create_dir_all(folder)
+            .map_err(|source| BuildError::OutputFolder { folder: folder.clone(), source }),
+        Destination::File(_) => Ok(()),
+    }
+}
+
+pub(crate) fn same_file(a: &Path, b: &Path) -> bool {
     match (fs_err::metadata(a), fs_err::metadata(b)) {
         (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
         _ => false,

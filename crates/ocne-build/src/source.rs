@@ -159,7 +159,7 @@ pub(crate) fn look_up(source: &Source) -> Result<Option<Located>, BuildError> {
 }
 
 /// Runs what waits for the network. All that computes has threads of its own.
-fn block_on<F: Future>(future: F) -> Result<F::Output, BuildError> {
+pub(crate) fn block_on<F: Future>(future: F) -> Result<F::Output, BuildError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|source| BuildError::Io { action: "start the network", source })?;
     Ok(runtime.block_on(future))

@@ -183,6 +183,12 @@ pub enum FetchError {
         /// The platform.
         platform: Platform,
     },
+    /// Layers are not kept for work without a network.
+    #[error("the layers of `{reference}` are not in the cache, and the network is not to be used")]
+    LayersOffline {
+        /// The reference.
+        reference: String,
+    },
     /// The registry could not be reached, or broke off.
     #[error("cannot {action} from `{registry}`, after {attempts} attempts: {reason}")]
     Network {
@@ -286,6 +292,9 @@ impl FetchError {
                 text("fetch or copy the image again")
             }
             Self::Offline { .. } => text("run it once without `--offline`"),
+            Self::LayersOffline { .. } => text(
+                "copy the image into a file, such as with `skopeo copy docker://… oci-archive:FILE`, and name that",
+            ),
             Self::NoDisk { .. } => {
                 text("the path is the setting `providers.libvirt.bootVolumeContainerImagePath`")
             }

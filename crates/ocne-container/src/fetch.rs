@@ -93,10 +93,11 @@ pub struct Located {
 }
 
 /// An image with what belongs to it.
-struct Source<'a> {
-    transport: Transport<'a>,
-    image: ResolvedImage,
-    reference: String,
+#[derive(Debug)]
+pub(crate) struct Source<'a> {
+    pub transport: Transport<'a>,
+    pub image: ResolvedImage,
+    pub reference: String,
 }
 
 impl Source<'_> {
@@ -202,7 +203,7 @@ impl Fetcher {
         Ok(blake3_of_file(&disk.path, cancel)? == disk.disk_blake3)
     }
 
-    async fn source<'a>(
+    pub(crate) async fn source<'a>(
         &'a self,
         reference: &ImageReference,
         platform: &Platform,
@@ -303,7 +304,11 @@ impl Fetcher {
 }
 
 /// Feeds a whole layer, and sees that it is what the manifest says.
-async fn feed_layer(transport: &Transport<'_>, layer: &Layer, mut feed: Feed) -> Result<(), FetchError> {
+pub(crate) async fn feed_layer(
+    transport: &Transport<'_>,
+    layer: &Layer,
+    mut feed: Feed,
+) -> Result<(), FetchError> {
     let what = format!("the layer {}", layer.digest);
     let (expected, expected_bytes) = (layer.digest, layer.size_bytes);
     let part = match &layer.archived_name {
@@ -420,7 +425,7 @@ fn joined<T>(result: Result<T, tokio::task::JoinError>) -> T {
 }
 
 /// Waits for a future, but not longer than nobody wants it to end.
-async fn unless_cancelled<T>(
+pub(crate) async fn unless_cancelled<T>(
     cancel: &Arc<AtomicBool>,
     future: impl Future<Output = Result<T, FetchError>>,
 ) -> Result<T, FetchError> {

@@ -94,9 +94,16 @@ pub(crate) struct Feed {
     buffer: Buffer,
     done_bytes: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
+    /// All of the layer was fed.
+    whole: Arc<AtomicBool>,
 }
 
 impl Feed {
+    /// What is set once all of the layer was fed.
+    pub fn whole(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.whole)
+    }
+
     /// Feeds a part of a file, and returns its digest. Blocks.
     pub fn file(
         mut self,
@@ -138,6 +145,7 @@ impl Feed {
                 self.sender = None;
             }
         }
+        self.whole.store(true, Ordering::Release);
         Ok(Digest::finish(self.hasher))
     }
 
@@ -157,6 +165,7 @@ impl Feed {
     /// Ends the layer, and returns its digest.
     pub async fn finish(mut self) -> Digest {
         self.send().await;
+        self.whole.store(true, Ordering::Release);
         Digest::finish(self.hasher)
     }
 
@@ -190,6 +199,20 @@ impl<D> Pipeline<D> {
     }
 }
 
+/// The two ends of the way that a layer's bytes take as they are transferred.
+pub(crate) fn pipe(stop: &Arc<AtomicBool>) -> (Feed, ChannelReader) {
+    let (sender, receiver) = channel(QUEUE_BUFFERS);
+    let feed = Feed {
+        sender: Some(sender),
+        hasher: Sha256::new(),
+        buffer: Pool::default().take(),
+        done_bytes: Arc::default(),
+        stop: Arc::clone(stop),
+        whole: Arc::default(),
+    };
+    (feed, ChannelReader::new(receiver, stop))
+}
+
 /// Starts the threads that take what is fed. The digest they return is of the uncompressed layer.
 pub(crate) fn start<S>(
     compressed_bytes: u64,
@@ -203,18 +226,12 @@ where
     let pool = Pool::default();
     let stop = Arc::new(AtomicBool::new(false));
     let done_bytes = Arc::new(AtomicU64::new(0));
-    let (sender, compressed) = channel(QUEUE_BUFFERS);
+    let (mut feed, compressed) = pipe(&stop);
+    feed.done_bytes = Arc::clone(&done_bytes);
+    feed.buffer = pool.take();
     let (to_unpack, plain) = channel(QUEUE_BUFFERS);
-    let compressed = ChannelReader::new(compressed, &stop);
     let mut plain = ChannelReader::new(plain, &stop);
     plain.hasher = hash_content.then(Sha256::new);
-    let feed = Feed {
-        sender: Some(sender),
-        hasher: Sha256::new(),
-        buffer: pool.take(),
-        done_bytes: Arc::clone(&done_bytes),
-        stop: Arc::clone(&stop),
-    };
     let inflate =
         tokio::task::spawn_blocking(move || inflate(compressed, &to_unpack, &pool, compressed_bytes));
     let unpack = tokio::task::spawn_blocking(move || {
@@ -273,7 +290,7 @@ fn inflate(
 
 /// Reads what comes through a channel.
 #[derive(Debug)]
-struct ChannelReader {
+pub(crate) struct ChannelReader {
     receiver: Receiver<Buffer>,
     current: Option<Buffer>,
     /// How much of the current buffer was read.

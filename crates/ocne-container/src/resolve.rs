@@ -17,6 +17,8 @@ const DOCUMENTS_MAX: u32 = 32;
 pub(crate) struct ResolvedImage {
     /// Digest of the manifest; of the configuration if there is no manifest.
     pub manifest_digest: Digest,
+    /// The configuration, as its bytes are.
+    pub config: Vec<u8>,
     /// The lowest first.
     pub layers: Vec<Layer>,
 }
@@ -27,6 +29,8 @@ pub(crate) struct Layer {
     /// Digest as it is transferred; of the uncompressed layer in a `docker-archive`.
     pub digest: Digest,
     pub size_bytes: u64,
+    /// What it is, if it is described.
+    pub media_type: Option<String>,
     /// Name in a `docker-archive`.
     pub archived_name: Option<String>,
 }
@@ -133,9 +137,10 @@ impl Resolver<'_> {
         let layers = manifest.layers.iter().map(|layer| Layer {
             digest: layer.digest,
             size_bytes: layer.size,
+            media_type: Some(layer.media_type.clone()),
             archived_name: None,
         });
-        Ok(ResolvedImage { manifest_digest, layers: layers.collect() })
+        Ok(ResolvedImage { manifest_digest, config: config_bytes, layers: layers.collect() })
     }
 
     /// The configuration, if it is for the platform.
@@ -161,9 +166,9 @@ impl Resolver<'_> {
         }
         let layers = image.layers.into_iter().zip(diff_ids).map(|(name, diff_id)| {
             let size_bytes = self.transport.archived_blob(&name)?.size_bytes;
-            Ok(Layer { digest: diff_id, size_bytes, archived_name: Some(name) })
+            Ok(Layer { digest: diff_id, size_bytes, media_type: None, archived_name: Some(name) })
         });
         let layers = layers.collect::<Result<_, FetchError>>()?;
-        Ok(ResolvedImage { manifest_digest: Digest::of(&image.config), layers })
+        Ok(ResolvedImage { manifest_digest: Digest::of(&image.config), config: image.config, layers })
     }
 }

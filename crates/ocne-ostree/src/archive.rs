@@ -21,15 +21,21 @@ fn failed(source: io::Error) -> OstreeError {
     OstreeError::Output { action: "write the image", source }
 }
 
-/// The header of an entry that belongs to root and is as old as time: nothing of the machine or the moment is in it.
-pub(crate) fn header(name: &str, kind: EntryType, mode: u32, size_bytes: u64) -> Result<Header, OstreeError> {
+/// The header of an entry that belongs to root: nothing of the machine or the moment is in it.
+pub(crate) fn header(
+    name: &str,
+    kind: EntryType,
+    mode: u32,
+    seconds: u64,
+    size_bytes: u64,
+) -> Result<Header, OstreeError> {
     let mut header = Header::new_ustar();
     header.set_path(name).map_err(failed)?;
     header.set_entry_type(kind);
     header.set_mode(mode);
     header.set_uid(0);
     header.set_gid(0);
-    header.set_mtime(0);
+    header.set_mtime(seconds);
     header.set_size(size_bytes);
     header.set_cksum();
     Ok(header)
@@ -70,7 +76,7 @@ impl<'f> ArchiveWriter<'f> {
 
     fn entry(&mut self, name: &str, kind: EntryType, mode: u32, content: &[u8]) -> Result<(), OstreeError> {
         let size_bytes = content.len() as u64;
-        let header = header(name, kind, mode, size_bytes)?;
+        let header = header(name, kind, mode, 0, size_bytes)?;
         self.put(&[header.as_bytes(), content, padding(size_bytes)].concat())
     }
 
@@ -168,8 +174,20 @@ impl BlobWriter<'_, '_> {
         mode: u32,
         parts: &[&[u8]],
     ) -> Result<(), OstreeError> {
+        self.entry_at(name, kind, mode, 0, parts)
+    }
+
+    /// The same for something that was changed at a time.
+    pub fn entry_at(
+        &mut self,
+        name: &str,
+        kind: EntryType,
+        mode: u32,
+        seconds: u64,
+        parts: &[&[u8]],
+    ) -> Result<(), OstreeError> {
         let size_bytes = parts.iter().map(|p| p.len() as u64).sum();
-        self.write(header(name, kind, mode, size_bytes)?.as_bytes())?;
+        self.write(header(name, kind, mode, seconds, size_bytes)?.as_bytes())?;
         parts.iter().try_for_each(|part| self.write(part))?;
         self.write(padding(size_bytes))
     }
@@ -188,7 +206,7 @@ impl BlobWriter<'_, '_> {
         let Some(header_at) = self.held_at_bytes.take() else { return Ok(()) };
         let mut at = header_at + BLOCK_BYTES as u64;
         let size_bytes = self.flushed_bytes - at;
-        let header = header(name, EntryType::Regular, 0o644, size_bytes)?;
+        let header = header(name, EntryType::Regular, 0o644, 0, size_bytes)?;
         self.archive.file.write_all_at(header.as_bytes(), header_at).map_err(failed)?;
         self.hasher.update(header.as_bytes());
         self.buffer.resize(BUFFER_BYTES, 0);
@@ -220,7 +238,7 @@ impl BlobWriter<'_, '_> {
             // Written for nothing: what comes next takes its place.
             return Ok(blob);
         }
-        let header = header(&blob_name(blob.checksum), EntryType::Regular, 0o644, blob.size_bytes)?;
+        let header = header(&blob_name(blob.checksum), EntryType::Regular, 0o644, 0, blob.size_bytes)?;
         archive.put(header.as_bytes())?;
         archive.at_bytes = self.flushed_bytes;
         archive.put(padding(blob.size_bytes))?;

@@ -136,7 +136,7 @@ pub fn write_image(
             Step::Again | Step::Failed(_) | Step::Done(_) => Ok(()),
         }
     })?;
-    let layer = repository.finish(&options.ref_name, imported.checksum)?;
+    let layer = repository.finish(&options.ref_name, imported.checksum, imported.commit.timestamp_seconds)?;
     image.layers.push(descriptor(LAYER_TYPE, &layer));
     image.diff_ids.push(layer.checksum.digest());
     image.describe(source, &imported, options);

@@ -102,12 +102,19 @@ impl<'a, 'f> RepositoryWriter<'a, 'f> {
     }
 
     /// Adds the ref, and ends the layer.
-    pub fn finish(mut self, ref_name: &str, commit: Checksum) -> Result<Blob, OstreeError> {
+    pub fn finish(mut self, ref_name: &str, commit: Checksum, seconds: u64) -> Result<Blob, OstreeError> {
         // A ref such as `a/b` is a file in a folder.
         for (end, _) in ref_name.match_indices('/') {
             self.folder(&format!("refs/heads/{}", &ref_name[..end]))?;
         }
-        self.file(&format!("refs/heads/{ref_name}"), format!("{commit}\n").as_bytes())?;
+        // All refs are of one size: only by its time can caches tell this one from that of another commit.
+        self.layer.entry_at(
+            &format!("{DOCUMENT_ROOT}/ostree/refs/heads/{ref_name}"),
+            EntryType::Regular,
+            0o644,
+            seconds.min(u64::from(u32::MAX)),
+            &[format!("{commit}\n").as_bytes()],
+        )?;
         self.layer.finish_tar()
     }
 }

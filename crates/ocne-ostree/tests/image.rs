@@ -3,7 +3,7 @@
 mod support;
 
 use ocne_ostree::Base;
-use support::{Image, can_run, check, convert, options, run, sample, server};
+use support::{Image, can_run, check, convert, judge, options, run, sample, server};
 
 const JUDGES: [&str; 5] = ["python3", "skopeo", "ostree", "curl", "diff"];
 
@@ -101,4 +101,39 @@ fn a_base_keeps_its_layers_and_settings() {
         image.manifest["annotations"]["org.opencontainers.image.base.name"],
         "registry.example/nginx:1"
     );
+}
+
+#[test]
+fn large_files_and_long_attributes_come_back() {
+    if !can_run("large_files_and_long_attributes_come_back", &JUDGES) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (tar, tree, repo, image) = (path("tree.tar"), path("tree.json"), path("repo"), path("image.tar"));
+    let ok = |output: std::process::Output| {
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    // Files of 2 MiB, which are compressed in pieces, and a header of more than 65,535 bytes.
+    ok(run("mktree.py", &[&"--tar", &tar, &"--manifest", &tree, &"--payload-mib", &"8", &"--huge-xattr"]));
+    let ostree = |arguments: &[&str]| {
+        let mut ostree = std::process::Command::new("ostree");
+        ok(ostree.arg(format!("--repo={repo}")).args(arguments).env("LC_ALL", "C.UTF-8").output().unwrap());
+    };
+    ostree(&["init", "--mode=archive"]);
+    let source = format!("--tree=tar={tar}");
+    ostree(&[
+        "commit",
+        "--branch=ock",
+        &source,
+        "--tar-autocreate-parents",
+        "--fsync=false",
+        "--subject=large",
+    ]);
+    let commit = ok(run("encapsulate.py", &[&repo, &"ock", &image]));
+    let output = dir.path().join("out.tar");
+    let written = convert(&Image::read(image.as_ref()), server(), &options(), &output).unwrap();
+    assert_eq!(written.imported.checksum.hex(), commit.trim());
+    judge(&output, &["--commit", commit.trim(), "--tree", &tree, "--no-ctr", "--client-mode", "archive"]);
 }

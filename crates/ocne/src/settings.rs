@@ -143,11 +143,41 @@ impl Settings {
     ///
     /// A configured image that names a tag or digest is taken as it is.
     pub fn boot_image(&self, kubernetes_version: &str) -> String {
-        let registry = self.values.registry.as_deref().unwrap_or(REGISTRY).trim_end_matches('/');
+        let registry = self.registry();
         let image = self.values.boot_volume_container_image.clone();
         let image = image.unwrap_or_else(|| format!("{registry}/olcne/ock"));
         let last = image.rsplit('/').next().unwrap_or(&image);
         if last.contains([':', '@']) { image } else { format!("{image}:{kubernetes_version}") }
+    }
+}
+
+/// The image with nginx that a server of ostree content is based on, as far as no registry is configured.
+const BASE_IMAGE: &str = "olcne/nginx:1.17.7-1";
+
+impl Settings {
+    /// The image that holds the ostree content of a Kubernetes version.
+    ///
+    /// A configured one that names a tag or digest is taken as it is.
+    pub fn ostree_image(&self, kubernetes_version: &str) -> String {
+        let registry = self.registry();
+        let image = self.values.os_registry.clone();
+        let image =
+            image.unwrap_or_else(|| format!("ostree-unverified-registry:{registry}/olcne/ock-ostree"));
+        let last = image.rsplit('/').next().unwrap_or(&image);
+        match &self.values.os_tag {
+            Some(tag) => format!("{image}:{tag}"),
+            None if last.contains([':', '@']) => image,
+            None => format!("{image}:{kubernetes_version}"),
+        }
+    }
+
+    /// The image with nginx that a server of ostree content is based on.
+    pub fn base_image(&self) -> String {
+        format!("{}/{BASE_IMAGE}", self.registry())
+    }
+
+    fn registry(&self) -> &str {
+        self.values.registry.as_deref().unwrap_or(REGISTRY).trim_end_matches('/')
     }
 }
 
@@ -256,6 +286,27 @@ mod tests {
         );
         assert_eq!(origin(&s, "kubeconfig").unwrap().1, &Origin::Environment("KUBECONFIG"));
         assert_eq!(s.boot_image("1.32"), "mirror.example/olcne/ock:1.32");
+    }
+
+    #[test]
+    fn ostree_content_has_a_tag_of_its_own() {
+        let mut s = empty();
+        s.lay(&built_in(), &Origin::Default).unwrap();
+        let usual = "ostree-unverified-registry:container-registry.oracle.com/olcne/ock-ostree:1.32";
+        assert_eq!(s.ostree_image("1.32"), usual);
+        assert_eq!(s.base_image(), "container-registry.oracle.com/olcne/nginx:1.17.7-1");
+        for (file, image) in [
+            ("osTag: '8'", "ostree-unverified-registry:container-registry.oracle.com/olcne/ock-ostree:8"),
+            (
+                "osRegistry: ostree-image-signed:docker://r.example/a:b\nosTag: null",
+                "ostree-image-signed:docker://r.example/a:b",
+            ),
+        ] {
+            let mut s = empty();
+            s.lay(&built_in(), &Origin::Default).unwrap();
+            s.lay(&Layer::parse(file).unwrap(), &Origin::Flag("x")).unwrap();
+            assert_eq!(s.ostree_image("1.32"), image);
+        }
     }
 
     #[test]

@@ -38,7 +38,15 @@ fn values_that_cannot_be_meant() {
     refused(&create("--version", "../1"), "two or three numbers");
     refused(&create("--recompress", "lzma"), "zlib, zstd");
     refused(&create("--recompress", "zstd:99"), "levels of zstd are 1 to 19");
-    refused(&create("--type", "ostree"), "later release");
+    refused(&create("--compression", "0"), "1..=9");
+    refused(&create("--compression", "6"), "`--compression` is for images of type `ostree`");
+    refused(&create("--base", "none"), "`--base` is for images of type `ostree`");
+    let ostree = |flag, value| [&create(flag, value)[..], &["--type", "ostree"]].concat();
+    refused(&ostree("--builder", "cluster"), "in this process only");
+    refused(&ostree("--file", "a.qcow2"), "`--file` is for boot images");
+    refused(&ostree("--seed", "a"), "`--seed` is for boot images");
+    refused(&ostree("--image", "ostree-remote-image:x"), "name of a remote is missing");
+    refused(&ostree("--base", "oci:"), "the path is empty");
     refused(&["image", "create", "--file", "a", "--image", "b"], "cannot be used with");
     refused(&create("--pull", "pod"), "`--pull pod` needs a cluster");
     refused(&["image", "create", "--pull", "pod", "--file", "a"], "cannot be used with");

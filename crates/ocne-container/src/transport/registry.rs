@@ -233,6 +233,8 @@ impl<'a> Registry<'a> {
                 Ok(None) => return Ok(Some(format!("it ended after {done_bytes} of {size_bytes} bytes"))),
                 Err(error) => return Ok(Some(http::explain(&error))),
             };
+            // Not the time that whoever takes the bytes needs for them.
+            let waited = asked.elapsed();
             let passed = usize::try_from(skip_bytes).unwrap_or(usize::MAX).min(chunk.len());
             skip_bytes -= passed as u64;
             let chunk = &chunk[passed..];
@@ -249,7 +251,7 @@ impl<'a> Registry<'a> {
                 gained_bytes = 0;
                 attempts.reset();
             }
-            if pace.is_too_slow(asked.elapsed(), count + passed as u64) {
+            if pace.is_too_slow(waited, count + passed as u64) {
                 return Ok(Some("it became too slow".to_owned()));
             }
         }

@@ -126,17 +126,17 @@ pub fn convert(
     Ok(written)
 }
 
-/// The independent checker, on a converted image.
+/// The independent checker, on a converted image of the sample.
 pub fn check(output: &Path, more: &[&str]) {
-    let found = Command::new(fixtures().join("check-archive-image.sh"))
-        .arg(output)
-        .arg("--facts")
-        .arg(fixtures().join("sample-encapsulated.json"))
-        .arg("--tree")
-        .arg(fixtures().join("sample-tree.json"))
-        .args(more)
-        .output()
-        .unwrap();
+    let (facts, tree) = (fixtures().join("sample-encapsulated.json"), fixtures().join("sample-tree.json"));
+    let known = ["--facts", facts.to_str().unwrap(), "--tree", tree.to_str().unwrap()];
+    judge(output, &[&known, more].concat());
+}
+
+/// The independent checker.
+pub fn judge(output: &Path, arguments: &[&str]) {
+    let found =
+        Command::new(fixtures().join("check-archive-image.sh")).arg(output).args(arguments).output().unwrap();
     let text = String::from_utf8_lossy(&found.stdout);
     assert!(found.status.success(), "{text}{}", String::from_utf8_lossy(&found.stderr));
 }

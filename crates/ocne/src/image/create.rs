@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use ocne_build::{
-    Architecture, Builder, CompressOptions, Compression, CreateRequest, Destination, ImageKind, Source,
+    Architecture, Builder, CompressOptions, Compression, CreateRequest, Destination, ImageKind, OstreeBase,
+    OstreeRequest, Source,
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use super::cluster::ClusterArguments;
 use super::plan;
@@ -26,6 +27,7 @@ use crate::settings::{Settings, home, kubernetes_version};
   ocne image create --arch arm64 --version 1.32
   ocne image create --file boot.qcow2 --output converted.oci
   ocne image create --image oci-archive:ock.tar --kernel-args 'console=tty0 quiet'
+  ocne image create --type ostree --base none         a server of ostree content
   ocne image create --plan                            what would be done",
     after_long_help = format!("Examples:
   ocne image create
@@ -33,6 +35,8 @@ use crate::settings::{Settings, home, kubernetes_version};
   ocne image create --file boot.qcow2 --output converted.oci
   ocne image create --image oci-archive:ock.tar --kernel-args 'console=tty0 quiet'
   ocne image create --image docker://registry.example/ock:1.33 --report report.json
+  ocne image create --type ostree --arch arm64
+  ocne image create --type ostree --image oci-archive:ock-ostree.tar --base none
   ocne image create --plan
 
 {}", crate::cli::EXIT_STATUS)
@@ -47,22 +51,32 @@ pub struct CreateArguments {
     /// Kubernetes version of the image [default: kubernetesVersion of the settings, 1.33]
     #[arg(short, long, value_name = "VERSION", value_parser = kubernetes_version)]
     version: Option<String>,
-    /// Value of ignition.platform.id [default: oci for type oci, openstack for olvm]
+    /// Value of ignition.platform.id [default: oci for type oci, openstack for olvm]; nothing for type ostree
     #[arg(short, long, value_name = "NAME", value_parser = ignition_provider)]
     ignition_provider: Option<String>,
-    /// Text added to the end of the kernel command line
+    /// Text added to the end of the kernel command line; nothing for type ostree
     #[arg(short = 'K', long, value_name = "TEXT", value_parser = kernel_arguments, allow_hyphen_values = true)]
     kernel_args: Option<String>,
     #[command(flatten)]
     config: ConfigFileArgument,
-    /// Container image that holds the boot image: docker://, oci:, oci-archive:, docker-archive:,
-    /// dir:, or a registry reference [default: bootVolumeContainerImage of the settings]
+    /// Container image that holds the boot image, or for type ostree the commit: docker://, oci:,
+    /// oci-archive:, docker-archive:, dir:, or a registry reference; for type ostree also in ostree's
+    /// own forms, such as ostree-unverified-registry: [default: bootVolumeContainerImage of the
+    /// settings; osRegistry and osTag for type ostree]
     #[arg(long, value_name = "REF", conflicts_with = "file")]
     image: Option<String>,
     /// Boot image as a qcow2 file
     #[arg(short, long, value_name = "QCOW2")]
     file: Option<PathBuf>,
-    /// Output file or folder [default: ~/.ocne/images/boot.qcow2-VERSION-ARCH.TYPE]
+    /// Container image with nginx that an image of type ostree is based on, or none to have our own
+    /// small server in it instead [default: olcne/nginx of the settings' registry]
+    #[arg(long, value_name = "REF|none")]
+    base: Option<String>,
+    /// Level of compression of the files in an image of type ostree, 1 to 9 [default: 6]
+    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u32).range(1..=9))]
+    compression: Option<u32>,
+    /// Output file or folder [default: ~/.ocne/images/boot.qcow2-VERSION-ARCH.TYPE, or
+    /// ~/.ocne/images/ock-VERSION-ARCH-ostree.tar]
     #[arg(short, long, value_name = "PATH", value_parser = output_path)]
     output: Option<PathBuf>,
     /// Where the image is converted: auto, local or cluster
@@ -100,7 +114,7 @@ pub struct CreateArguments {
 enum Kind {
     /// Oracle Cloud Infrastructure
     Oci,
-    /// A server of ostree content (comes with a later release)
+    /// A container image that serves ostree content over HTTP
     Ostree,
     /// Oracle Linux Virtualization Manager
     Olvm,
@@ -199,11 +213,14 @@ impl CreateArguments {
         let kind = match self.kind {
             Kind::Oci => ImageKind::Oci,
             Kind::Olvm => ImageKind::Olvm,
-            Kind::Ostree => {
-                return Err(Failure::usage("the type `ostree` comes with a later release")
-                    .with_hint("`--type oci` and `--type olvm` are there"));
-            }
+            Kind::Ostree => return Err(Failure::usage("an image of type `ostree` is no boot image")),
         };
+        for (name, given) in [("--base", self.base.is_some()), ("--compression", self.compression.is_some())]
+        {
+            if given {
+                return Err(Failure::usage(format!("`{name}` is for images of type `ostree`")));
+            }
+        }
         let kubernetes_version = settings.kubernetes_version(self.version.as_deref())?;
         let provider = match kind {
             ImageKind::Oci => "oci",
@@ -220,11 +237,7 @@ impl CreateArguments {
                 settings,
             )?,
         };
-        let destination = match &self.output {
-            None => Destination::Folder(home()?.join("images")),
-            Some(path) if is_folder(path) => Destination::Folder(path.clone()),
-            Some(path) => Destination::File(path.clone()),
-        };
+        let destination = self.destination()?;
         Ok(CreateRequest {
             kind,
             kubernetes_version,
@@ -238,6 +251,53 @@ impl CreateArguments {
             seed: self.seed.clone(),
             timestamp_seconds: source_date_epoch()?,
             report: self.report.clone(),
+        })
+    }
+
+    fn destination(&self) -> Result<Destination, Failure> {
+        Ok(match &self.output {
+            None => Destination::Folder(home()?.join("images")),
+            Some(path) if is_folder(path) => Destination::Folder(path.clone()),
+            Some(path) => Destination::File(path.clone()),
+        })
+    }
+
+    /// The same for an image that serves ostree content.
+    fn ostree_request(&self, settings: &Settings) -> Result<OstreeRequest, Failure> {
+        for (name, given) in [
+            ("--file", self.file.is_some()),
+            ("--recompress", self.recompress.is_some()),
+            ("--no-preflight", self.no_preflight),
+            ("--seed", self.seed.is_some()),
+        ] {
+            if given {
+                return Err(Failure::usage(format!(
+                    "`{name}` is for boot images, not for the type `ostree`"
+                )));
+            }
+        }
+        if self.builder == BuilderChoice::Cluster {
+            return Err(Failure::usage("images of type `ostree` are made in this process only")
+                .with_hint("take `--builder local`; it needs neither root nor a container engine"));
+        }
+        let kubernetes_version = settings.kubernetes_version(self.version.as_deref())?;
+        let source = self.image.clone().unwrap_or_else(|| settings.ostree_image(&kubernetes_version));
+        Ok(OstreeRequest {
+            architecture: match self.arch {
+                Some(arch) => arch.into(),
+                None => source::system_architecture()?,
+            },
+            source: source::parse_ostree(&source)?,
+            base: match self.base.as_deref() {
+                Some("none") => OstreeBase::Server,
+                Some(reference) => OstreeBase::Image(source::parse(reference)?),
+                None => OstreeBase::Image(source::parse(&settings.base_image())?),
+            },
+            fetch: Box::new(self.fetch.options(settings)?),
+            destination: self.destination()?,
+            level: self.compression.unwrap_or(6),
+            report: self.report.clone(),
+            kubernetes_version,
         })
     }
 
@@ -277,6 +337,9 @@ fn is_folder(path: &Path) -> bool {
 /// Makes the image.
 pub fn run(arguments: &CreateArguments, global: &GlobalArguments, printer: &Printer) -> Result<(), Failure> {
     let settings = Settings::load(global, arguments.config.config.as_deref())?;
+    if arguments.kind == Kind::Ostree {
+        return run_ostree(arguments, &settings, printer);
+    }
     let request = arguments.request(&settings, global)?;
     if arguments.plan {
         return printer.data(plan::text(&ocne_build::plan(&request)?).as_bytes());
@@ -289,6 +352,31 @@ pub fn run(arguments: &CreateArguments, global: &GlobalArguments, printer: &Prin
     let progress = printer.progress();
     let created = ocne_build::create(&request, &|event| progress.handle(&event), &cancel)?;
     info!("New boot image was created successfully at {}", created.path.display());
+    if printer.quiet() {
+        printer.line(&created.path.display().to_string())?;
+    }
+    Ok(())
+}
+
+/// Makes an image that serves ostree content.
+fn run_ostree(arguments: &CreateArguments, settings: &Settings, printer: &Printer) -> Result<(), Failure> {
+    let request = arguments.ostree_request(settings)?;
+    if arguments.plan {
+        return printer.data(plan::text(&ocne_build::plan_ostree(&request)?).as_bytes());
+    }
+    let cancel = cancel_on_signals()?;
+    // Scripts that give these for every type go on working; nobody shall wait for an effect.
+    for (name, given) in [
+        ("--ignition-provider", arguments.ignition_provider.is_some()),
+        ("--kernel-args", arguments.kernel_args.is_some()),
+    ] {
+        if given {
+            warn!("`{name}` changes nothing in an image of type `ostree`");
+        }
+    }
+    let progress = printer.progress();
+    let created = ocne_build::create_ostree(&request, &|event| progress.handle(&event), &cancel)?;
+    info!("Saved image to {}", created.path.display());
     if printer.quiet() {
         printer.line(&created.path.display().to_string())?;
     }

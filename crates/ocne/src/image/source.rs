@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use ocne_build::{Architecture, FetchOptions, ImageReference, NetworkOptions, Source};
+use ocne_build::{
+    Architecture, FetchOptions, ImageReference, NetworkOptions, OstreeReference, ReferenceError, Source,
+};
 
 use crate::failure::Failure;
 use crate::settings::{Settings, home};
@@ -47,15 +49,23 @@ pub fn image(
     })
 }
 
-fn parse(reference: &str) -> Result<ImageReference, Failure> {
-    ImageReference::parse(reference).map_err(|e| {
-        Failure::usage(e.to_string())
-            .with_hint("such as docker://registry.example/name:tag, oci-archive:FILE, docker-archive:FILE, oci:FOLDER or dir:FOLDER")
-    })
+/// Reads the reference of an image.
+pub fn parse(reference: &str) -> Result<ImageReference, Failure> {
+    ImageReference::parse(reference).map_err(|e| no_reference(&e))
+}
+
+/// Reads the reference of an image that holds an ostree commit.
+pub fn parse_ostree(reference: &str) -> Result<OstreeReference, Failure> {
+    OstreeReference::parse(reference).map_err(|e| no_reference(&e))
+}
+
+fn no_reference(error: &ReferenceError) -> Failure {
+    Failure::usage(error.to_string())
+        .with_hint("such as docker://registry.example/name:tag, oci-archive:FILE, docker-archive:FILE, oci:FOLDER or dir:FOLDER")
 }
 
 /// The architecture of this system.
-fn system_architecture() -> Result<Architecture, Failure> {
+pub fn system_architecture() -> Result<Architecture, Failure> {
     match std::env::consts::ARCH {
         "x86_64" => Ok(Architecture::Amd64),
         "aarch64" => Ok(Architecture::Arm64),
@@ -67,7 +77,8 @@ fn system_architecture() -> Result<Architecture, Failure> {
 }
 
 impl FetchArguments {
-    fn options(&self, settings: &Settings) -> Result<FetchOptions, Failure> {
+    /// How images are fetched.
+    pub fn options(&self, settings: &Settings) -> Result<FetchOptions, Failure> {
         let proxy = settings.values.proxy.clone().unwrap_or_default();
         Ok(FetchOptions {
             cache_dir: home()?.join("images"),

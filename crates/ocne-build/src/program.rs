@@ -1,4 +1,4 @@
-//! The agent's program on this machine, for pods whose image does not have it.
+//! Programs for other machines, on this one: the agent of pods whose image does not have it, and the server in our images.
 
 use std::path::PathBuf;
 
@@ -6,23 +6,23 @@ use ocne_bootimage::Architecture;
 
 use crate::error::BuildError;
 
-/// Names the folder with the agent's programs, over the usual places.
+/// Names the folder with the programs, over the usual places.
 const FOLDER_VARIABLE: &str = "OCNE_AGENT_DIR";
 /// A program is a few MB.
 const MAX_BYTES: u64 = 256 << 20;
 
-/// Reads the agent's program for an architecture: `ocne-agent-ARCH` in the folder that `OCNE_AGENT_DIR` names, beside this program,
+/// Reads a program for an architecture: `NAME-ARCH`, such as `ocne-agent-arm64`, in the folder that `OCNE_AGENT_DIR` names, beside this program,
 /// or in `../libexec/ocne` from it.
 ///
 /// # Errors
 /// When it is nowhere.
-pub(crate) fn agent_program(architecture: Architecture) -> Result<Vec<u8>, BuildError> {
-    let name = format!("ocne-agent-{architecture}");
+pub(crate) fn program(name: &str, architecture: Architecture) -> Result<Vec<u8>, BuildError> {
+    let name = format!("{name}-{architecture}");
     let places = folders().into_iter().map(|folder| folder.join(&name)).collect::<Vec<_>>();
     let Some(path) = places.iter().find(|path| path.is_file()) else {
-        return Err(BuildError::NoAgent { name, places });
+        return Err(BuildError::NoProgram { name, places });
     };
-    let io = |source| BuildError::Io { action: "read the agent's program", source };
+    let io = |source| BuildError::Io { action: "read the program", source };
     let size_bytes = fs_err::metadata(path).map_err(io)?.len();
     if size_bytes > MAX_BYTES {
         return Err(io(std::io::ErrorKind::FileTooLarge.into()));

@@ -1,0 +1,338 @@
+//! `image create --type ostree` through the built program, judged by the fixtures' own checker.
+
+mod support;
+
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use support::{Home, Ran, assert_schema, repository};
+
+const COMMIT: &str = "6b1e342de244113994b4007c9f3e7b7cf940cc43a0d9ba87291148beb58e75be";
+/// What the checker runs.
+const JUDGES: [&str; 6] = ["python3", "skopeo", "ostree", "curl", "jq", "diff"];
+
+fn fixtures() -> PathBuf {
+    repository().join("tests/fixtures/ostree")
+}
+
+fn sample() -> String {
+    format!("oci-archive:{}", fixtures().join("sample-encapsulated.ociarchive").display())
+}
+
+/// Whether these programs are there; says so if not.
+fn can_run(test: &str, programs: &[&str]) -> bool {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let missing: Vec<_> =
+        programs.iter().filter(|p| !path.split(':').any(|d| Path::new(d).join(p).is_file())).collect();
+    if !missing.is_empty() {
+        let _ = writeln!(std::io::stderr(), "SKIPPED {test}: needs {missing:?}");
+    }
+    missing.is_empty()
+}
+
+/// Runs a program of the fixtures to its end.
+#[track_caller]
+fn run(program: &str, arguments: &[&str]) -> String {
+    Ran::of(Command::new(fixtures().join(program)).args(arguments).env("LC_ALL", "C.UTF-8")).ok()
+}
+
+/// A base image that has no nginx: good enough for whoever does not start it.
+fn base(folder: &Path) -> String {
+    let (layer, base) = (folder.join("layer.tar"), folder.join("base.ociarchive"));
+    let mut tar = Command::new("tar");
+    tar.arg("-C").arg(fixtures()).arg("-cf").arg(&layer).arg("README.md");
+    Ran::of(&mut tar).ok();
+    let paths = [layer.to_str().unwrap(), base.to_str().unwrap()];
+    run("ociarchive.py", &["append", "-", paths[0], paths[1], "--gzip", "6", "--arch", "amd64"]);
+    format!("oci-archive:{}", base.display())
+}
+
+fn create<'a>(image: &'a str, base: &'a str, output: &'a str) -> Vec<&'a str> {
+    vec!["image", "create", "-t", "ostree", "-a", "amd64", "--image", image, "--base", base, "-o", output]
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs_err::read_dir(folder).unwrap();
+    let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// The fixtures' checker, on an image of the sample.
+#[track_caller]
+fn check(image: &Path) {
+    let (facts, tree) = (fixtures().join("sample-encapsulated.json"), fixtures().join("sample-tree.json"));
+    let paths = [image, &facts, &tree].map(|p| p.to_str().unwrap());
+    let said = Command::new(fixtures().join("check-archive-image.sh"))
+        .args([paths[0], "--facts", paths[1], "--tree", paths[2], "--arch", "amd64", "--no-ctr"])
+        .output()
+        .unwrap();
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stdout));
+}
+
+#[test]
+fn an_image_its_report_and_its_log() {
+    if !can_run("an_image_its_report_and_its_log", &JUDGES) {
+        return;
+    }
+    let home = Home::new();
+    let (image, base) = (sample(), base(home.path()));
+    let work = home.path().join("work");
+    fs_err::create_dir(&work).unwrap();
+    let output = work.join("ock-ostree.tar");
+    let report = work.join("report.json");
+    let mut arguments = create(&image, &base, output.to_str().unwrap());
+    arguments.extend(["--report", report.to_str().unwrap(), "-v", "1.32"]);
+    let ran = home.run(&arguments);
+    assert_eq!(ran.stdout, "", "standard output is data");
+    let said: Vec<&str> =
+        ran.stderr.lines().map(|l| l.split_once("] ").map_or(l, |(_, text)| text)).collect();
+    let saved = format!("Saved image to {}", output.display());
+    let wanted = ["Generating container image: ok", "Saving container image: ok", saved.as_str()];
+    assert_eq!(said, wanted);
+    check(&output);
+    let report: Value = serde_json::from_slice(&fs_err::read(report).unwrap()).unwrap();
+    assert_schema("create-ostree-report.schema.json", &report);
+    assert_eq!(report["commit"]["checksum"], COMMIT);
+    assert_eq!(report["commit"]["files"], 468);
+    let sum = Ran::of(Command::new("sha256sum").arg(&output)).ok();
+    assert_eq!(report["output"]["sha256"], sum.split_whitespace().next().unwrap());
+    assert_eq!(names(&work), ["ock-ostree.tar", "report.json"]);
+}
+
+#[test]
+fn the_usual_name_and_the_same_bytes_from_anywhere() {
+    if !can_run("the_usual_name_and_the_same_bytes_from_anywhere", &["python3", "skopeo", "tar"]) {
+        return;
+    }
+    let home = Home::new();
+    let base = base(home.path());
+    let layout = format!("oci:{}:ock", home.path().join("layout").display());
+    Ran::of(Command::new("skopeo").args(["copy", "-q", &sample(), &layout])).ok();
+    let mut sums = Vec::new();
+    for image in [sample(), layout.clone(), format!("ostree-unverified-image:{layout}")] {
+        let mut arguments = create(&image, &base, "");
+        arguments.truncate(arguments.len() - 2);
+        arguments.push("-q");
+        let ran = home.run(&arguments);
+        let path = home.path().join(".ocne/images/ock-1.33-amd64-ostree.tar");
+        assert_eq!(
+            (ran.stderr.as_str(), ran.stdout.as_str()),
+            ("", format!("{}\n", path.display()).as_str())
+        );
+        sums.push(Ran::of(Command::new("sha256sum").arg(&path)).ok());
+        assert!(names(&home.path().join(".ocne/images")).iter().all(|n| !n.contains(".part")));
+    }
+    assert!(sums.iter().all(|s| *s == sums[0]), "{sums:?}");
+}
+
+#[test]
+fn what_is_damaged_is_refused_and_nothing_is_left() {
+    if !can_run("what_is_damaged_is_refused_and_nothing_is_left", &["python3", "zstd", "tar"]) {
+        return;
+    }
+    let home = Home::new();
+    let base = base(home.path());
+    let work = home.path().join("work");
+    fs_err::create_dir(&work).unwrap();
+    let output = work.join("out.tar");
+    let mutated = home.path().join("mutated.tar");
+    let image = format!("oci-archive:{}", mutated.display());
+    let list = run("ociarchive.py", &["mutate", "-", "-", "help"]);
+    let mut seen = 0;
+    for line in list.lines() {
+        let mut words = line.split_whitespace();
+        let (kind, expected) = (words.next().unwrap(), words.next().unwrap());
+        let sample = sample();
+        let path = sample.strip_prefix("oci-archive:").unwrap();
+        run("ociarchive.py", &["mutate", path, mutated.to_str().unwrap(), kind]);
+        let ran = home.run(&create(&image, &base, output.to_str().unwrap()));
+        seen += 1;
+        if expected == "accept" {
+            ran.ok();
+            fs_err::remove_file(&output).unwrap();
+        } else {
+            let said = ran.failed(1);
+            assert!(
+                said.contains("error: cannot serve the ostree commit in `oci-archive:"),
+                "{kind}: {said}"
+            );
+            assert!(said.contains("cause: ") || said.lines().count() > 1, "{kind}: no reason in {said}");
+        }
+        assert_eq!(names(&work), [""; 0], "{kind}");
+    }
+    assert_eq!(seen, 27);
+}
+
+#[test]
+fn what_cannot_be_is_said() {
+    let home = Home::new();
+    let image = sample();
+    let mut arguments = create(&image, &image, "out.tar");
+    arguments[5] = "arm64";
+    let said = home.run(&arguments).failed(1);
+    assert!(said.contains("has no image for linux/arm64; it has: linux/amd64"), "{said}");
+    // An image that holds no commit, and none at all.
+    let boot = support::small_image();
+    let said = home.run(&create(&boot, &image, "out.tar")).failed(1);
+    assert!(said.contains("the image holds no ostree commit"), "{said}");
+    let said = home.run(&create("oci-archive:nowhere.tar", &image, "out.tar")).failed(1);
+    assert!(said.contains("nowhere.tar"), "{said}");
+    // Something to serve it with is missing.
+    let mut ocne = home.ocne(&create(&image, "none", "out.tar"));
+    let said = Ran::of(ocne.env("OCNE_AGENT_DIR", home.path())).failed(1);
+    assert!(said.contains("the program `ocne-serve-amd64` is not there"), "{said}");
+    assert!(said.contains("hint: `make serve` builds it"), "{said}");
+    // The source is never replaced.
+    let copy = home.path().join("source.ociarchive");
+    fs_err::copy(image.strip_prefix("oci-archive:").unwrap(), &copy).unwrap();
+    let copied = format!("oci-archive:{}", copy.display());
+    let said = home.run(&create(&copied, &image, copy.to_str().unwrap())).failed(1);
+    assert!(said.contains("is the source"), "{said}");
+    assert_eq!(names(home.path()), [".ocne", "source.ociarchive"]);
+}
+
+#[test]
+fn a_plan_writes_nothing() {
+    let home = Home::new();
+    let image = sample();
+    let mut arguments = create(&image, &image, "out.tar");
+    arguments.push("--plan");
+    let said = home.run(&arguments).ok();
+    assert!(said.contains(&format!("verify every object of the ostree commit {COMMIT}")), "{said}");
+    assert!(said.contains("to be fetched: 1.2 MiB compressed"), "{said}");
+    assert_eq!(names(home.path()), [".ocne"]);
+}
+
+/// An encapsulated image that takes a moment to convert.
+fn large(folder: &Path) -> String {
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let (tar, json, repo, image) =
+        (path("tree.tar"), path("tree.json"), path("repo"), path("large.ociarchive"));
+    run("mktree.py", &["--tar", &tar, "--manifest", &json, "--payload-mib", "30"]);
+    let ostree = |arguments: &[&str]| {
+        let mut ostree = Command::new("ostree");
+        Ran::of(ostree.arg(format!("--repo={repo}")).args(arguments).env("LC_ALL", "C.UTF-8")).ok()
+    };
+    ostree(&["init", "--mode=archive"]);
+    let tree = format!("--tree=tar={tar}");
+    ostree(&[
+        "commit",
+        "--branch=ock",
+        &tree,
+        "--tar-autocreate-parents",
+        "--fsync=false",
+        "--subject=large",
+    ]);
+    run("encapsulate.py", &[&repo, "ock", &image]);
+    format!("oci-archive:{image}")
+}
+
+#[test]
+fn signals_at_random_moments_leave_nothing() {
+    if !can_run("signals_at_random_moments_leave_nothing", &["python3", "ostree", "tar"]) {
+        return;
+    }
+    let home = Home::new();
+    let (image, base) = (large(home.path()), base(home.path()));
+    let work = home.path().join("work");
+    fs_err::create_dir(&work).unwrap();
+    let output = work.join("out.tar");
+    let arguments = create(&image, &base, output.to_str().unwrap());
+    let sum = || Ran::of(Command::new("sha256sum").arg(&output)).ok();
+    let started = Instant::now();
+    home.run(&arguments).ok();
+    let (whole, wanted) = (started.elapsed(), sum());
+    for round in 0..9_u32 {
+        let signal = [Signal::KILL, Signal::INT, Signal::TERM][usize::try_from(round % 3).unwrap()];
+        let _ = fs_err::remove_file(&output);
+        let child = home.ocne(&arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        // The moment is what is tested: spread over the whole run, and a little beyond.
+        std::thread::sleep(whole * ((round * 7 + 3) % 10) / 9);
+        let _ = kill_process(Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap(), signal);
+        let out = child.wait_with_output().unwrap();
+        if signal != Signal::KILL {
+            let ended = out.status.signal() == Some(signal.as_raw());
+            assert!(ended || matches!(out.status.code(), Some(0 | 130)), "{signal:?}: {out:?}");
+            assert!(names(&work).iter().all(|n| n == "out.tar"), "{signal:?} left {:?}", names(&work));
+        }
+        if output.exists() {
+            assert_eq!(sum(), wanted, "what has the name is whole");
+        }
+        home.run(&arguments).ok();
+        assert_eq!((sum(), names(&work)), (wanted.clone(), vec!["out.tar".to_owned()]), "the next run");
+    }
+}
+
+/// A registry that runs until it is dropped.
+struct Registry(Child, SocketAddr);
+
+impl Registry {
+    fn start(folder: &Path) -> Self {
+        // The port is free again for a moment, which is all that such a program offers.
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let file = folder.join("registry.yml");
+        let data = folder.join("registry").display().to_string();
+        let config = format!(
+            "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
+             storage: {{filesystem: {{rootdirectory: {data}}}}}\nhttp:\n  addr: {address}\n"
+        );
+        fs_err::write(&file, config).unwrap();
+        let mut registry = Command::new("docker-registry");
+        registry.arg("serve").arg(&file).stdout(Stdio::null()).stderr(Stdio::null());
+        let registry = Self(registry.spawn().unwrap(), address);
+        let started = Instant::now();
+        while TcpStream::connect(address).is_err() {
+            assert!(started.elapsed() < Duration::from_secs(20), "docker-registry does not start");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        registry
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn source_and_base_come_from_a_registry() {
+    if !can_run("source_and_base_come_from_a_registry", &["python3", "skopeo", "docker-registry", "tar"]) {
+        return;
+    }
+    let home = Home::new();
+    let base = base(home.path());
+    let registry = Registry::start(home.path());
+    let push = |from: &str, name: &str| {
+        let to = format!("docker://{}/{name}", registry.1);
+        Ran::of(Command::new("skopeo").args(["copy", "-q", "--dest-tls-verify=false", from, &to])).ok();
+    };
+    push(&sample(), "olcne/ock-ostree:1.33");
+    push(&base, "olcne/nginx:1.17.7-1");
+    // By the settings alone, as it is with the usual registry.
+    let settings =
+        format!("registry: {0}\nosRegistry: ostree-unverified-registry:{0}/olcne/ock-ostree\n", registry.1);
+    fs_err::create_dir(home.path().join(".ocne")).unwrap();
+    fs_err::write(home.path().join(".ocne/defaults.yaml"), settings).unwrap();
+    let arguments = ["image", "create", "-t", "ostree", "-a", "amd64", "-q", "--report", "report.json"];
+    let path = home.run(&arguments).ok();
+    assert!(path.ends_with("/ock-1.33-amd64-ostree.tar\n"), "{path}");
+    let report: Value =
+        serde_json::from_slice(&fs_err::read(home.path().join("report.json")).unwrap()).unwrap();
+    assert_schema("create-ostree-report.schema.json", &report);
+    assert_eq!(report["commit"]["checksum"], COMMIT);
+    let name = format!("docker://{}/olcne/ock-ostree:1.33", registry.1);
+    assert_eq!(report["source"]["reference"], name);
+    // Layers are not kept: without a network that is said, and how to do without.
+    let offline = [&arguments[..], &["--offline"]].concat();
+    let said = home.run(&offline).failed(1);
+    assert!(said.contains("are not in the cache") && said.contains("skopeo copy"), "{said}");
+}
