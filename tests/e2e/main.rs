@@ -10,6 +10,7 @@ mod cluster;
 mod damage;
 mod deploy;
 mod interrupt;
+mod ostree;
 mod pod_refusals;
 mod pod_restarts;
 mod pod_transfer;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     trials.extend(damage::trials(&bench));
     trials.extend(boot::trials(&bench));
     trials.extend(deploy::trials(&bench));
+    trials.extend(ostree::trials(&bench));
     let here = libtest_mimic::run(&arguments, trials);
     // By themselves: the mount namespaces of a node and its pods keep copies of what is mounted when they are made, and
     // a file system that a fixture unmounts meanwhile would stay open there, its log not yet written back.
