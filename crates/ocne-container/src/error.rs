@@ -183,6 +183,12 @@ pub enum FetchError {
         /// The platform.
         platform: Platform,
     },
+    /// An image that cannot be pushed as it is.
+    #[error("`{reference}` cannot be pushed: it is no image with a manifest on this machine")]
+    PushSource {
+        /// The reference.
+        reference: String,
+    },
     /// Layers are not kept for work without a network.
     #[error("the layers of `{reference}` are not in the cache, and the network is not to be used")]
     LayersOffline {
@@ -190,7 +196,7 @@ pub enum FetchError {
         reference: String,
     },
     /// The registry could not be reached, or broke off.
-    #[error("cannot {action} from `{registry}`, after {attempts} attempts: {reason}")]
+    #[error("cannot {action}, in {attempts} attempts at `{registry}`: {reason}")]
     Network {
         /// What was tried.
         action: String,
@@ -224,7 +230,7 @@ pub enum FetchError {
         detail: String,
     },
     /// The registry's answer cannot be used.
-    #[error("cannot {action} from `{registry}`: {reason}")]
+    #[error("cannot {action}: the answer of `{registry}` is of no use: {reason}")]
     Protocol {
         /// What was tried.
         action: String,
@@ -292,6 +298,9 @@ impl FetchError {
                 text("fetch or copy the image again")
             }
             Self::Offline { .. } => text("run it once without `--offline`"),
+            Self::PushSource { .. } => {
+                text("take an `oci-archive:`, `oci:` or `dir:`; `skopeo copy` makes one of any image")
+            }
             Self::LayersOffline { .. } => text(
                 "copy the image into a file, such as with `skopeo copy docker://… oci-archive:FILE`, and name that",
             ),

@@ -127,6 +127,7 @@ impl Fetcher {
         Ok(Self { options, cache })
     }
 
+    /// How images are fetched.
     pub(crate) fn options(&self) -> &FetchOptions {
         &self.options
     }

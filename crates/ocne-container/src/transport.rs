@@ -17,7 +17,7 @@ use crate::platform::Platform;
 use crate::reference::{ImageReference, LayoutImage};
 
 pub(crate) use docker_archive::{ArchivedImage, find as find_in_docker_archive};
-use registry::Registry;
+pub(crate) use registry::{Arrived, Registry};
 use store::Store;
 
 /// An opened image source.

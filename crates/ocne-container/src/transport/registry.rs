@@ -1,10 +1,12 @@
 //! Reading from a registry: manifests, and blobs that go on where they broke off (OCI distribution specification 1.1, "Pull").
 
+mod push;
+
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use reqwest::header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, RANGE};
-use reqwest::{Client, Response, StatusCode, Url};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
 
 use crate::credentials::CredentialFiles;
@@ -17,6 +19,8 @@ use crate::manifest::MANIFEST_MAX_BYTES;
 use crate::pipeline::Feed;
 use crate::reference::{RegistryReference, Version};
 use crate::registry_auth::{AuthError, Authorization, Subject, answer, challenge};
+
+pub(crate) use push::Arrived;
 
 /// The kinds of manifests that are understood.
 const MANIFEST_TYPES: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
@@ -35,6 +39,8 @@ pub(crate) struct Registry<'a> {
     network: NetworkOptions,
     /// Whether TLS may be done without, if the registry has none.
     plain_allowed: bool,
+    /// What tokens are to allow: `pull`, or `pull,push`.
+    actions: &'static str,
     state: Mutex<State>,
     events: Quiet<'a>,
 }
@@ -83,9 +89,20 @@ impl<'a> Registry<'a> {
             network: options.network.clone(),
             plain_allowed: http::plain_allowed(registry, &options.insecure_registries),
             reference: reference.clone(),
+            actions: "pull",
             state: Mutex::default(),
             events: Quiet(events),
         })
+    }
+
+    /// The same for writing. An answer may take as long as what it answers takes to be sent, so that time-outs are kept by whoever sends.
+    pub fn for_pushing(
+        reference: &RegistryReference,
+        options: &FetchOptions,
+        events: Events<'a>,
+    ) -> Result<Self, FetchError> {
+        let patient = Self::new(reference, &crate::push::patient(options), events)?;
+        Ok(Self { actions: "pull,push", network: options.network.clone(), ..patient })
     }
 
     /// The manifest or index of the reference, and its media type. It is what the reference's digest says, if that has one.
@@ -259,20 +276,32 @@ impl<'a> Registry<'a> {
 
     /// Sends a request until it is answered with success.
     async fn send(&self, request: &Request<'_>, attempts: &mut Attempts) -> Result<Response, FetchError> {
-        let action = request.action;
-        let mut answered = false;
-        loop {
-            let base = self.base().await?;
-            let url = self.url(&base, request)?;
-            let mut builder = self.http.get(url);
+        let get = |base: &Url| {
+            let mut builder = self.http.get(self.join(base, request.path, request.action)?);
             if let Some(types) = request.accept {
                 builder = builder.header(ACCEPT, types);
             }
             if request.from_bytes > 0 {
                 builder = builder.header(RANGE, format!("bytes={}-", request.from_bytes));
             }
-            let authorization = self.state().authorization.clone().filter(Authorization::is_fresh);
-            if let Some(authorization) = authorization {
+            Ok(builder)
+        };
+        self.exchange(request.action, attempts, &[], &get).await
+    }
+
+    /// Sends what `make` makes until it is answered with success, or with one of the `wanted` statuses.
+    async fn exchange(
+        &self,
+        action: &str,
+        attempts: &mut Attempts,
+        wanted: &[u16],
+        make: &dyn Fn(&Url) -> Result<RequestBuilder, FetchError>,
+    ) -> Result<Response, FetchError> {
+        let mut answered = false;
+        loop {
+            let base = self.base().await?;
+            let mut builder = make(&base)?;
+            if let Some(authorization) = self.fresh_authorization() {
                 let (name, value) = authorization.header();
                 builder = builder.header(name, value);
             }
@@ -284,7 +313,7 @@ impl<'a> Registry<'a> {
                 }
             };
             let status = response.status();
-            if status.is_success() {
+            if status.is_success() || wanted.contains(&status.as_u16()) {
                 return Ok(response);
             }
             // Only the registry may ask for credentials; not a server that it sends us to.
@@ -303,9 +332,14 @@ impl<'a> Registry<'a> {
         }
     }
 
-    fn url(&self, base: &Url, request: &Request<'_>) -> Result<Url, FetchError> {
-        base.join(&format!("v2/{}/{}", self.reference.repository, request.path))
-            .map_err(|e| self.protocol(request.action, e.to_string()))
+    fn fresh_authorization(&self) -> Option<Authorization> {
+        self.state().authorization.clone().filter(Authorization::is_fresh)
+    }
+
+    /// The address of something in the repository.
+    fn join(&self, base: &Url, path: &str, action: &str) -> Result<Url, FetchError> {
+        base.join(&format!("v2/{}/{path}", self.reference.repository))
+            .map_err(|e| self.protocol(action, e.to_string()))
     }
 
     /// Where the registry's API is: over TLS, or without if it has none and that is allowed.
@@ -348,7 +382,7 @@ impl<'a> Registry<'a> {
         let subject = Subject {
             registry: &self.reference.registry,
             repository: &self.reference.repository,
-            actions: "pull",
+            actions: self.actions,
             is_secure: base.scheme() == "https",
         };
         match answer(&self.http, &self.credentials, &challenge, &subject).await {

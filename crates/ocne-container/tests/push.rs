@@ -1,0 +1,244 @@
+//! Pushing to Debian's docker-registry, judged by skopeo; through a proxy that cuts connections as well.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use ocne_container::{
+    Digest, FetchError, FetchEvent, FetchOptions, Fetcher, ImageReference, NetworkOptions, Platform, Pushed,
+};
+
+/// Whether programs are there; says what is not.
+fn have(test: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let there = |program: &str| std::env::split_paths(&path).any(|folder| folder.join(program).exists());
+    let missing: Vec<_> = ["docker-registry", "skopeo"].into_iter().filter(|p| !there(p)).collect();
+    if !missing.is_empty() {
+        let _ = writeln!(std::io::stderr(), "SKIPPED {test}: needs {missing:?}");
+    }
+    missing.is_empty()
+}
+
+/// A registry that runs until it is dropped.
+struct Registry(Child, SocketAddr);
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Registry {
+    fn start(folder: &Path) -> Self {
+        // The port is free again for a moment, which is all that such a program offers.
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let file = folder.join("registry.yml");
+        let data = folder.join("registry").display().to_string();
+        let config = format!(
+            "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
+             storage: {{filesystem: {{rootdirectory: {data}}}}}\nhttp:\n  addr: {address}\n  relativeurls: true\n"
+        );
+        fs_err::write(&file, config).unwrap();
+        let mut registry = Command::new("docker-registry");
+        registry.arg("serve").arg(&file).stdout(Stdio::null()).stderr(Stdio::null());
+        let registry = Self(registry.spawn().unwrap(), address);
+        let started = Instant::now();
+        while TcpStream::connect(address).is_err() {
+            assert!(started.elapsed() < Duration::from_secs(20), "docker-registry does not start");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        registry
+    }
+}
+
+fn sample() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/ostree/sample-encapsulated.ociarchive")
+}
+
+fn push(
+    folder: &Path,
+    source: &str,
+    to: &str,
+    platform: Option<&Platform>,
+) -> (Result<Pushed, FetchError>, Vec<FetchEvent>) {
+    let network = NetworkOptions { first_wait: Duration::from_millis(5), ..NetworkOptions::default() };
+    let fetcher =
+        Fetcher::new(FetchOptions { cache_dir: folder.join("cache"), network, ..FetchOptions::default() });
+    let ImageReference::Registry(destination) = ImageReference::parse(to).unwrap() else {
+        panic!("not a registry")
+    };
+    let source = ImageReference::parse(source).unwrap();
+    let events = Mutex::new(Vec::new());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let fetcher = fetcher.unwrap();
+    let told = |event| events.lock().unwrap().push(event);
+    let pushed = runtime.block_on(fetcher.push(&source, platform, &destination, &told, &Arc::default()));
+    (pushed, events.into_inner().unwrap())
+}
+
+#[track_caller]
+fn skopeo(arguments: &[&str]) -> Vec<u8> {
+    let out = Command::new("skopeo").args(arguments).stdin(Stdio::null()).output().unwrap();
+    assert!(out.status.success(), "skopeo {arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
+    out.stdout
+}
+
+/// What a registry has of an image is what the file has, byte for byte.
+#[track_caller]
+fn same_as_sample(folder: &Path, reference: &str) {
+    let (from, to) = (folder.join("from"), folder.join("to"));
+    for (image, folder) in
+        [(format!("oci-archive:{}", sample().display()), &from), (reference.to_owned(), &to)]
+    {
+        let _ = fs_err::remove_dir_all(folder);
+        skopeo(&["copy", "-q", "--src-tls-verify=false", &image, &format!("dir:{}", folder.display())]);
+    }
+    let status = Command::new("diff").arg("-r").args([&from, &to]).status().unwrap();
+    assert!(status.success(), "{reference} differs");
+}
+
+#[test]
+fn an_image_arrives_once_and_as_it_is() {
+    if !have("an_image_arrives_once_and_as_it_is") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let registry = Registry::start(dir.path());
+    let source = format!("oci-archive:{}", sample().display());
+    let to = format!("docker://{}/olcne/ock-ostree:1.33", registry.1);
+    let (pushed, events) = push(dir.path(), &source, &to, None);
+    let pushed = pushed.unwrap();
+    assert_eq!((pushed.spared_bytes, pushed.reference.as_str()), (0, to.as_str()));
+    assert!(
+        events.iter().any(
+            |e| matches!(e, FetchEvent::Progress { done_bytes, total_bytes } if done_bytes == total_bytes)
+        )
+    );
+    same_as_sample(dir.path(), &to);
+    let raw = skopeo(&["inspect", "--raw", "--tls-verify=false", &to]);
+    assert_eq!(Digest::of(&raw), pushed.digest);
+    // Again, by its digest, and to another tag: nothing is sent.
+    for to in [
+        to.clone(),
+        format!("docker://{}/olcne/ock-ostree@{}", registry.1, pushed.digest),
+        to.replace("1.33", "latest"),
+    ] {
+        let again = push(dir.path(), &source, &to, None).0.unwrap();
+        assert_eq!((again.sent_bytes, again.digest), (0, pushed.digest), "{to}");
+        same_as_sample(dir.path(), &to);
+    }
+    let other = format!("docker://{}/olcne/ock-ostree@{}", registry.1, Digest::of(b""));
+    assert!(matches!(push(dir.path(), &source, &other, None).0, Err(FetchError::DigestMismatch { .. })));
+}
+
+#[test]
+fn what_the_base_has_is_mounted() {
+    if !have("what_the_base_has_is_mounted") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let registry = Registry::start(dir.path());
+    let base = format!("{}/olcne/base:1", registry.1);
+    push(dir.path(), &format!("oci-archive:{}", sample().display()), &base, None).0.unwrap();
+    // The same image, with a manifest that says so.
+    let layout = dir.path().join("layout");
+    let reference = format!("oci:{}", layout.display());
+    skopeo(&["copy", "-q", &format!("oci-archive:{}", sample().display()), &format!("{reference}:a")]);
+    let read =
+        |path: &Path| -> serde_json::Value { serde_json::from_slice(&fs_err::read(path).unwrap()).unwrap() };
+    let mut index = read(&layout.join("index.json"));
+    let digest: Digest = index["manifests"][0]["digest"].as_str().unwrap().parse().unwrap();
+    let blobs = layout.join("blobs/sha256");
+    let mut manifest = read(&blobs.join(digest.hex()));
+    manifest["annotations"] = serde_json::json!({ "org.opencontainers.image.base.name": base });
+    let bytes = serde_json::to_vec(&manifest).unwrap();
+    let digest = Digest::of(&bytes);
+    fs_err::write(blobs.join(digest.hex()), &bytes).unwrap();
+    index["manifests"][0]["digest"] = digest.to_string().into();
+    index["manifests"][0]["size"] = bytes.len().into();
+    fs_err::write(layout.join("index.json"), serde_json::to_vec(&index).unwrap()).unwrap();
+    let to = format!("docker://{}/olcne/derived:1", registry.1);
+    let pushed = push(dir.path(), &reference, &to, None).0.unwrap();
+    assert_eq!((pushed.sent_bytes, pushed.digest), (0, digest));
+    assert_eq!(Digest::of(&skopeo(&["inspect", "--raw", "--tls-verify=false", &to])), digest);
+    skopeo(&[
+        "copy",
+        "-q",
+        "--src-tls-verify=false",
+        &to,
+        &format!("dir:{}", dir.path().join("x").display()),
+    ]);
+}
+
+/// Passes bytes on, and cuts the first connections after so many of the client's.
+fn cutting_proxy(target: SocketAddr, cuts: usize, after_bytes: usize) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let left = Arc::new(AtomicUsize::new(cuts));
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let (Ok(mut client), Ok(mut server)) = (client, TcpStream::connect(target)) else { return };
+            let (mut back, mut forth) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut back, &mut forth);
+                let _ = forth.shutdown(Shutdown::Both);
+            });
+            let left = Arc::clone(&left);
+            std::thread::spawn(move || {
+                let (mut buffer, mut passed) = (vec![0; 16 << 10], 0);
+                while let Ok(count @ 1..) = client.read(&mut buffer) {
+                    passed += count;
+                    let cut = |n: usize| n.checked_sub(1);
+                    if passed > after_bytes
+                        && left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, cut).is_ok()
+                    {
+                        break;
+                    }
+                    if server.write_all(&buffer[..count]).is_err() {
+                        break;
+                    }
+                }
+                let _ = client.shutdown(Shutdown::Both);
+                let _ = server.shutdown(Shutdown::Both);
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn a_push_goes_on_where_it_was_cut() {
+    if !have("a_push_goes_on_where_it_was_cut") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let registry = Registry::start(dir.path());
+    let proxy = cutting_proxy(registry.1, 5, 150_000);
+    let to = format!("docker://{proxy}/olcne/ock-ostree:1.33");
+    let (pushed, events) = push(dir.path(), &format!("oci-archive:{}", sample().display()), &to, None);
+    pushed.unwrap();
+    let retries = events.iter().filter(|e| matches!(e, FetchEvent::Retry { .. })).count();
+    assert!(retries >= 5, "{retries} retries");
+    same_as_sample(dir.path(), &to.replace(&proxy.to_string(), &registry.1.to_string()));
+}
+
+#[test]
+fn what_cannot_be_pushed_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = format!("oci-archive:{}", sample().display());
+    // Nobody listens there.
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (pushed, events) = push(dir.path(), &source, &format!("docker://{address}/a"), None);
+    let error = pushed.unwrap_err();
+    assert!(error.to_string().contains("push the blob sha256:"), "{error}");
+    assert!(error.to_string().contains(&format!("in 6 attempts at `{address}`")), "{error}");
+    assert!(events.iter().any(|e| matches!(e, FetchEvent::Retry { .. })));
+    let error = push(dir.path(), "docker://localhost/a", "docker://localhost/b", None).0.unwrap_err();
+    assert!(matches!(error, FetchError::PushSource { .. }), "{error}");
+    assert!(error.hint().unwrap().contains("oci-archive:"));
+}
