@@ -17,6 +17,8 @@ pub enum Stage {
     Generate,
     /// Syncing it, and reading it back.
     Save,
+    /// Sending a container image to a registry.
+    Push,
 }
 
 impl Stage {
@@ -29,6 +31,7 @@ impl Stage {
             Self::Verify => "verify",
             Self::Generate => "generate",
             Self::Save => "save",
+            Self::Push => "push",
         }
     }
 
@@ -41,6 +44,7 @@ impl Stage {
             Self::Verify => "Verifying boot image",
             Self::Generate => "Generating container image",
             Self::Save => "Saving container image",
+            Self::Push => "Copying container image",
         }
     }
 }

@@ -19,6 +19,7 @@ mod output;
 mod plan;
 mod pod_note;
 mod program;
+mod push;
 mod remote;
 mod report;
 mod request;
@@ -35,11 +36,13 @@ pub use files::{Entry, FileSystem, Found};
 pub use ocne_bootimage::{Architecture, BootImage, ImageKind};
 pub use ocne_cluster::{Cluster, ClusterError, ConnectOptions, Leftover, PodSpec, Scratch, TolerationSpec};
 pub use ocne_container::{
-    Cache, CacheEntry, FetchOptions, ImageReference, NetworkOptions, OstreeReference, ReferenceError,
+    Cache, CacheEntry, FetchOptions, ImageReference, NetworkOptions, OstreeReference, Pushed, ReferenceError,
+    RegistryReference,
 };
 pub use ocne_disk::{CompressOptions, Compression};
 pub use ostree::{OstreeBase, OstreeRequest, create_ostree, plan_ostree};
 pub use plan::{Origin, Plan, plan};
+pub use push::push_image;
 pub use remote::{RemoteError, RemoteWork, Way, convert_remotely};
 pub use request::{Builder, CreateRequest, Destination, Source};
 pub use source::{Fetched, fetch};

@@ -344,7 +344,7 @@ fn image_name(base: &OstreeBase) -> Option<String> {
     }
 }
 
-fn tell(event: &FetchEvent, events: Events<'_>) {
+pub(crate) fn tell(event: &FetchEvent, events: Events<'_>) {
     match event {
         FetchEvent::Retry { attempt, wait, reason } => events(Event::Warning(format!(
             "{reason}; trying again in {:.1} s (attempt {attempt})",

@@ -2,6 +2,7 @@
 
 mod cache;
 mod cluster;
+mod copy;
 mod create;
 mod info;
 mod plan;
@@ -14,6 +15,7 @@ pub use cluster::connect as cluster_of;
 use clap::Subcommand;
 
 use self::cache::CacheCommand;
+use self::copy::CopyArguments;
 use self::create::CreateArguments;
 use self::info::InfoArguments;
 use self::upload::UploadArguments;
@@ -26,6 +28,8 @@ use crate::printer::{OutputStyle, Printer};
 pub enum ImageCommand {
     /// Make a boot image for a cloud
     Create(Box<CreateArguments>),
+    /// Copy a container image to a registry
+    Copy(CopyArguments),
     /// Show what is in a boot image
     Info(Box<InfoArguments>),
     /// Upload a boot image to Oracle Cloud and import it
@@ -40,6 +44,7 @@ impl ImageCommand {
     pub fn output_style(&self) -> OutputStyle {
         match self {
             Self::Create(arguments) => arguments.output_style(),
+            Self::Copy(arguments) => arguments.output_style(),
             Self::Info(arguments) => arguments.output_style(),
             Self::Upload(arguments) => arguments.output_style(),
             Self::Cache(_) => OutputStyle::default(),
@@ -51,6 +56,7 @@ impl ImageCommand {
 pub fn run(command: &ImageCommand, global: &GlobalArguments, printer: &Printer) -> Result<(), Failure> {
     match command {
         ImageCommand::Create(arguments) => create::run(arguments, global, printer),
+        ImageCommand::Copy(arguments) => copy::run(arguments, global, printer),
         ImageCommand::Info(arguments) => info::run(arguments, global, printer),
         ImageCommand::Upload(arguments) => upload::run(arguments, global, printer),
         ImageCommand::Cache(command) => cache::run(command, printer),

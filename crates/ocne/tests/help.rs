@@ -8,6 +8,7 @@ const VERBS: &[&[&str]] = &[
     &[],
     &["image"],
     &["image", "create"],
+    &["image", "copy"],
     &["image", "info"],
     &["image", "upload"],
     &["image", "cache"],

@@ -331,6 +331,20 @@ fn source_and_base_come_from_a_registry() {
     assert_eq!(report["commit"]["checksum"], COMMIT);
     let name = format!("docker://{}/olcne/ock-ostree:1.33", registry.1);
     assert_eq!(report["source"]["reference"], name);
+    // What was made goes into a registry, once.
+    let copy = |more: &[&str]| {
+        let source = format!("oci-archive:{}", path.trim_end());
+        let to = format!("docker://{}/mine/ock-ostree:1.33", registry.1);
+        home.run(&[&["image", "copy", source.as_str(), to.as_str()], more].concat())
+    };
+    let ran = copy(&["--digestfile", "digest"]);
+    assert!(ran.stderr.contains("Copied image to docker://"), "{}", ran.stderr);
+    ran.ok();
+    let digest = fs_err::read_to_string(home.path().join("digest")).unwrap();
+    assert_eq!(report["image"]["manifest_digest"], digest.as_str());
+    assert_eq!(copy(&["-q"]).ok(), format!("{digest}\n"));
+    let again = copy(&[]);
+    assert!(again.stderr.contains("Copying container image: ok (0 B, "), "{}", again.stderr);
     // Layers are not kept: without a network that is said, and how to do without.
     let offline = [&arguments[..], &["--offline"]].concat();
     let said = home.run(&offline).failed(1);

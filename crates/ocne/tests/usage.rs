@@ -51,6 +51,8 @@ fn values_that_cannot_be_meant() {
     refused(&create("--pull", "pod"), "`--pull pod` needs a cluster");
     refused(&["image", "create", "--pull", "pod", "--file", "a"], "cannot be used with");
     refused(&["image", "info", "--recursive"], "--path");
+    refused(&["image", "copy", "oci:a", "oci:b"], "`oci:b` is no registry");
+    refused(&["image", "copy", "oci:a", "r.example/b", "--offline"], "without a network");
 }
 
 #[test]
