@@ -7,6 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 
 use libtest_mimic::{Failed, Trial};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 /// What all tests share: an identity with keys in every form, and images.
@@ -123,6 +124,12 @@ impl Cloud {
         let identities: Value = serde_json::from_slice(&fs_err::read(state.join("identities.json"))?)?;
         secrets.push(identities["pass_phrase"].as_str().unwrap_or_default().to_owned());
         Ok(Self { server, dir, home, ready, secrets })
+    }
+
+    /// Sends the emulator a signal.
+    pub fn signal(&self, signal: Signal) -> Result<(), Failed> {
+        let pid = Pid::from_raw(i32::try_from(self.server.id())?).ok_or("no process")?;
+        Ok(kill_process(pid, signal)?)
     }
 
     pub fn text(&self, key: &str) -> &str {

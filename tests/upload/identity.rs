@@ -1,6 +1,11 @@
 //! Who uploads: every form of keys and profiles, and what is said to those who may not.
 
+use std::process::Stdio;
+use std::thread::sleep;
+use std::time::Duration;
+
 use libtest_mimic::{Failed, Trial};
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::cloud::{Bench, same};
@@ -9,6 +14,8 @@ pub fn trials(bench: &Bench) -> Vec<Trial> {
     vec![
         bench.trial("identity::every_profile", every_profile),
         bench.trial("identity::compartments", compartments),
+        bench.trial("identity::resource_principal", resource_principal),
+        bench.trial("identity::a_session_that_is_renewed_meanwhile", renewed_meanwhile),
         bench.trial("identity::clocks", clocks),
     ]
 }
@@ -90,4 +97,43 @@ fn clocks(bench: &Bench, name: &str) -> Result<(), Failed> {
         ran.says("the clock of this machine is 3")?.says(words)?;
     }
     Ok(())
+}
+
+/// A function has a token and a key in the environment, and no configuration file.
+fn resource_principal(bench: &Bench, name: &str) -> Result<(), Failed> {
+    let cloud = bench.cloud(name, &[])?;
+    let file = cloud.image("boot.oci", 1, 1)?;
+    let keys = cloud.dir.join("cloud/keys");
+    let mut command = cloud.command(&file, &["-a", "amd64"]);
+    command.env_remove("OCI_CLI_CONFIG_FILE");
+    command.env("OCI_RESOURCE_PRINCIPAL_VERSION", "2.2").env("OCI_RESOURCE_PRINCIPAL_REGION", "us-ashburn-1");
+    command.env("OCI_RESOURCE_PRINCIPAL_RPST", keys.join("session_token"));
+    command.env("OCI_RESOURCE_PRINCIPAL_PRIVATE_PEM", keys.join("session.pem"));
+    let record = serde_json::from_str(&cloud.run(&mut command)?.ended(0)?.stdout)?;
+    cloud.imported(&record, &file)?;
+    cloud.clean()
+}
+
+/// The token is refused in the middle of an upload, and was renewed by somebody else.
+fn renewed_meanwhile(bench: &Bench, name: &str) -> Result<(), Failed> {
+    let cloud = bench.cloud(name, &[])?;
+    let file = cloud.image("boot.oci", 1, 2)?;
+    let keys = cloud.dir.join("cloud/keys");
+    // A token that the service does not know, and that has not ended by its own words.
+    let (token, good) = (cloud.dir.join("token"), fs_err::read_to_string(keys.join("session_token"))?);
+    let unknown = good.trim().to_owned() + "x";
+    fs_err::write(&token, unknown)?;
+    let mut command = cloud.command(&file, &["-a", "amd64", "-p", "SESSION"]);
+    command.env("OCI_CLI_SECURITY_TOKEN_FILE", &token);
+    cloud.run(&mut command)?.ended(3)?.says("`oci session authenticate")?;
+    // The service stands still until the program has read the old token and the new one is there.
+    cloud.signal(Signal::STOP)?;
+    let mut command = cloud.command(&file, &["-a", "amd64", "-p", "SESSION"]);
+    command.env("OCI_CLI_SECURITY_TOKEN_FILE", &token);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    sleep(Duration::from_millis(500));
+    fs_err::write(&token, good)?;
+    cloud.signal(Signal::CONT)?;
+    let ran = cloud.judge(&child.wait_with_output()?)?.ended(0)?;
+    cloud.imported(&serde_json::from_str(&ran.stdout)?, &file)
 }

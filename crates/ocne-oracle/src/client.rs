@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use crate::error::{OracleError, ServiceError};
 use crate::object_storage::PartBody;
 use crate::region::Service;
-use crate::settings::Settings;
+use crate::settings::{Credentials, Settings};
 use crate::signature::{SignedBody, ToSign};
 
 /// Answers are small; 10,000 parts of an upload come in pages.
@@ -60,6 +60,8 @@ impl fmt::Debug for ClientOptions {
 #[derive(Debug)]
 pub struct Client {
     options: ClientOptions,
+    /// Those of the settings, or newer ones.
+    credentials: Mutex<Credentials>,
     /// A client for each host: proxies and certificates depend on it.
     http: Mutex<HashMap<String, Http>>,
 }
@@ -193,7 +195,8 @@ impl Client {
     /// # Errors
     /// When certificates or proxies cannot be used.
     pub fn new(options: ClientOptions) -> Result<Self, OracleError> {
-        let client = Self { options, http: Mutex::default() };
+        let credentials = Mutex::new(options.settings.credentials.clone());
+        let client = Self { options, credentials, http: Mutex::default() };
         let (_, host) = client.base(Service::ObjectStorage)?;
         client.http(&host)?;
         Ok(client)
@@ -202,6 +205,27 @@ impl Client {
     /// Who speaks to which region.
     pub fn settings(&self) -> &Settings {
         &self.options.settings
+    }
+
+    /// The credentials; newer ones if these are about to end and somebody has renewed them.
+    fn credentials(&self) -> Credentials {
+        let mut credentials = self.credentials.lock().unwrap_or_else(PoisonError::into_inner);
+        if credentials.is_about_to_end()
+            && let Some(newer) = credentials.renewed()
+        {
+            *credentials = newer;
+        }
+        credentials.clone()
+    }
+
+    /// Looks for newer credentials than those that were refused.
+    fn renew(&self, refused: &Credentials) -> bool {
+        let mut credentials = self.credentials.lock().unwrap_or_else(PoisonError::into_inner);
+        if credentials.key_id != refused.key_id {
+            return true; // another request has found them
+        }
+        let newer = credentials.renewed();
+        newer.map(|newer| *credentials = newer).is_some()
     }
 
     fn http(&self, host: &str) -> Result<Http, OracleError> {
@@ -262,9 +286,11 @@ impl Client {
         }
         let body = call.json.as_deref().map(SignedBody::json);
         let mut attempts = Attempts::new(&self.options.network);
+        let mut is_renewed = false;
         loop {
+            let credentials = self.credentials();
             let (reason, failure, refused, is_untrusted) = match self
-                .attempt(&call, &http, &url, &host, body.as_ref())
+                .attempt(&call, &credentials, &http, &url, &host, body.as_ref())
                 .await?
             {
                 Outcome::Done(answer) => return Ok(answer),
@@ -274,6 +300,10 @@ impl Client {
                 }
                 Outcome::Broken { reason, failure, is_untrusted } => (reason, failure, None, is_untrusted),
             };
+            if refused.as_ref().is_some_and(|e| e.status == 401) && !is_renewed && self.renew(&credentials) {
+                is_renewed = true;
+                continue;
+            }
             let may_repeat = refused.is_some() || call.repeat == Repeat::Always;
             if let (Failure::Passing(asked_for), true) = (failure, may_repeat)
                 && let Some(wait) = attempts.next(asked_for)
@@ -295,6 +325,7 @@ impl Client {
     async fn attempt(
         &self,
         call: &Call<'_>,
+        credentials: &Credentials,
         http: &Http,
         url: &Url,
         host: &str,
@@ -304,8 +335,7 @@ impl Client {
         let target =
             url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()));
         let to_sign = ToSign { method: call.method.as_str(), target: &target, host, date: &date, body };
-        let authorization =
-            to_sign.authorization(&self.options.settings.credentials).ok_or(OracleError::NoRandomness)?;
+        let authorization = to_sign.authorization(credentials).ok_or(OracleError::NoRandomness)?;
         let client = if call.stream.is_some() { &http.streaming } else { &http.plain };
         let mut request = client
             .request(call.method.clone(), url.clone())
@@ -332,7 +362,7 @@ impl Client {
         };
         let outcome = match sent {
             Err(broken) => broken,
-            Ok(response) => self.judge(call, host, response).await,
+            Ok(response) => self.judge(call, credentials, host, response).await,
         };
         let (path, elapsed) = (url.path(), started.elapsed());
         match &outcome {
@@ -391,7 +421,13 @@ impl Client {
         }
     }
 
-    async fn judge(&self, call: &Call<'_>, host: &str, mut response: Response) -> Outcome {
+    async fn judge(
+        &self,
+        call: &Call<'_>,
+        credentials: &Credentials,
+        host: &str,
+        mut response: Response,
+    ) -> Outcome {
         let status = response.status();
         let headers = response.headers().clone();
         let mut body = Vec::new();
@@ -432,8 +468,8 @@ impl Client {
             request_id: text("opc-request-id"),
             clock_ahead_seconds: server_time.map(seconds_ahead),
             right: call.right.map(str::to_owned),
-            fingerprint: self.options.settings.credentials.key.fingerprint().to_owned(),
-            renewal: self.options.settings.credentials.renewal.clone(),
+            fingerprint: credentials.key.fingerprint().to_owned(),
+            renewal: credentials.renewal.clone(),
         };
         let failure = if is_passing(&error, call.stream.is_some()) {
             Failure::Passing(ocne_http::retry_after(&headers))

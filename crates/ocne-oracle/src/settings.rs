@@ -3,6 +3,7 @@
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fs_err as fs;
@@ -17,16 +18,21 @@ use crate::token;
 /// Configuration files, keys and tokens are a page of text; anything larger is none of them.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
+/// What says that this is a resource with a token of its own.
+const RESOURCE_VERSION: &str = "OCI_RESOURCE_PRINCIPAL_VERSION";
+
 /// How requests are authenticated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AuthKind {
-    /// By a session token if the profile has one, else by an API key.
+    /// By a session token if the profile has one, else by an API key; as a resource where there is no configuration file.
     #[default]
     Auto,
     /// By a user's API key.
     ApiKey,
     /// By a token that `oci session authenticate` fetched.
     SessionToken,
+    /// By the token that a function or another resource is given, version 2.2.
+    ResourcePrincipal,
 }
 
 /// What was asked for; all of it may be left to the environment and the configuration file.
@@ -54,8 +60,82 @@ pub struct Credentials {
     /// What the service finds the public key by. Of sessions it holds their token.
     pub(crate) key_id: Secret,
     pub(crate) key: SigningKey,
+    /// When they end.
+    pub(crate) expires: Option<SystemTime>,
     /// What renews them, for a hint.
     pub(crate) renewal: Option<String>,
+    /// Where newer ones may be found.
+    source: Option<Arc<TokenSource>>,
+}
+
+/// A token and its key, which others renew while this program runs.
+#[derive(Debug)]
+struct TokenSource {
+    token: Material,
+    key: Material,
+    pass_phrase: Option<Material>,
+    renewal: Option<String>,
+}
+
+/// A value, or the file that has it.
+#[derive(Debug)]
+enum Material {
+    Value(Secret),
+    File(PathBuf),
+}
+
+impl Material {
+    /// As resources are given it: what begins with a slash is a file.
+    fn new(text: String) -> Self {
+        if text.starts_with('/') { Self::File(text.into()) } else { Self::Value(Secret::new(text)) }
+    }
+
+    fn read(&self, what: &'static str, warnings: &mut Vec<String>) -> Result<Secret, SettingsError> {
+        match self {
+            Self::Value(value) => Ok(value.clone()),
+            Self::File(path) => {
+                let content = read(path, what, warnings)?;
+                Ok(Secret::new(String::from_utf8_lossy(&content).trim()))
+            }
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        match self {
+            Self::Value(_) => PathBuf::from("OCI_RESOURCE_PRINCIPAL_PRIVATE_PEM"),
+            Self::File(path) => path.clone(),
+        }
+    }
+}
+
+impl TokenSource {
+    fn credentials(self: &Arc<Self>, warnings: &mut Vec<String>) -> Result<Credentials, SettingsError> {
+        let token = self.token.read("session token", warnings)?;
+        let pass_phrase = self.pass_phrase.as_ref().map(|p| p.read("pass phrase", warnings)).transpose()?;
+        let key = self.key.read("key", warnings)?;
+        let key = SigningKey::from_pem(key.reveal().as_bytes(), pass_phrase.as_ref())
+            .map_err(|problem| SettingsError::Key { path: self.key.path(), problem })?;
+        Ok(Credentials {
+            key_id: Secret::new(format!("ST${}", token.reveal())),
+            key,
+            expires: token::expiry(token.reveal()),
+            renewal: self.renewal.clone(),
+            source: Some(Arc::clone(self)),
+        })
+    }
+}
+
+impl Credentials {
+    /// Newer credentials, if somebody has renewed them.
+    pub(crate) fn renewed(&self) -> Option<Self> {
+        let newer = self.source.as_ref()?.credentials(&mut Vec::new()).ok()?;
+        (newer.key_id != self.key_id).then_some(newer)
+    }
+
+    /// Whether they end within a minute.
+    pub(crate) fn is_about_to_end(&self) -> bool {
+        self.expires.is_some_and(|end| end < SystemTime::now() + Duration::from_mins(1))
+    }
 }
 
 /// The settings in effect.
@@ -126,6 +206,12 @@ pub enum SettingsError {
         profile: String,
         /// Its missing key.
         key: &'static str,
+    },
+    /// A variable that is needed is not set.
+    #[error("the variable {name} is not set")]
+    NoVariable {
+        /// Its name.
+        name: &'static str,
     },
     /// A value cannot be used.
     #[error("{name} is `{value}`: {reason}")]
@@ -245,6 +331,14 @@ impl Settings {
         ask: &dyn Fn(&Path) -> Option<Secret>,
     ) -> Result<Self, SettingsError> {
         let mut warnings = Vec::new();
+        let asked = match (request.auth, env("OCI_CLI_AUTH")) {
+            (Some(kind), _) => kind,
+            (None, None) => AuthKind::Auto,
+            (None, Some(text)) => auth_kind(&text)?,
+        };
+        if asked == AuthKind::ResourcePrincipal {
+            return Self::of_resource(request, env);
+        }
         let home = env("HOME").map(PathBuf::from).unwrap_or_default();
         let (path, is_named) = config_path(request, env, &home);
         let file = match read(&path, "configuration file", &mut warnings) {
@@ -257,6 +351,9 @@ impl Settings {
                 ConfigFile::default()
             }
             Err(SettingsError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                if asked == AuthKind::Auto && !is_named && env(RESOURCE_VERSION).is_some() {
+                    return Self::of_resource(request, env);
+                }
                 return Err(SettingsError::NoConfig { path });
             }
             Err(error) => return Err(error),
@@ -278,7 +375,56 @@ impl Settings {
         };
         let tenancy = sources.need("OCI_CLI_TENANCY", "tenancy")?;
         let user = sources.find("OCI_CLI_USER", "user");
-        let credentials = credentials(request, &sources, &region, &tenancy, ask, &mut warnings)?;
+        let credentials = credentials(asked, &sources, &region, &tenancy, ask, &mut warnings)?;
+        Self::with_place(request, env, credentials, tenancy, user, &region, profile.clone(), warnings)
+    }
+
+    /// The settings of a function or another resource, which has no configuration file.
+    fn of_resource(
+        request: &SettingsRequest,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, SettingsError> {
+        let need = |name: &'static str| env(name).ok_or(SettingsError::NoVariable { name });
+        let version = need(RESOURCE_VERSION)?;
+        if version != "2.2" {
+            let reason = "this program knows 2.2".to_owned();
+            return Err(SettingsError::Value { name: RESOURCE_VERSION, value: version, reason });
+        }
+        let mut warnings = Vec::new();
+        let source = Arc::new(TokenSource {
+            token: Material::new(need("OCI_RESOURCE_PRINCIPAL_RPST")?),
+            key: Material::new(need("OCI_RESOURCE_PRINCIPAL_PRIVATE_PEM")?),
+            pass_phrase: env("OCI_RESOURCE_PRINCIPAL_PRIVATE_PEM_PASSPHRASE").map(Material::new),
+            renewal: None,
+        });
+        let credentials = source.credentials(&mut warnings)?;
+        let token = credentials.key_id.reveal().trim_start_matches("ST$");
+        let tenancy = token::tenancy(token).or_else(|| env("OCI_CLI_TENANCY"));
+        let tenancy = tenancy.ok_or(SettingsError::NoVariable { name: "OCI_CLI_TENANCY" })?;
+        let region = match &request.region {
+            Some(region) => region.clone(),
+            None => Material::new(need("OCI_RESOURCE_PRINCIPAL_REGION")?)
+                .read("region", &mut warnings)?
+                .reveal()
+                .to_owned(),
+        };
+        // Files that a platform mounts have the modes that it gives them.
+        let profile = "resource principal".to_owned();
+        Self::with_place(request, env, credentials, tenancy, None, &region, profile, Vec::new())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "all of it goes into the settings")]
+    fn with_place(
+        request: &SettingsRequest,
+        env: &dyn Fn(&str) -> Option<String>,
+        credentials: Credentials,
+        tenancy: String,
+        user: Option<String>,
+        region: &str,
+        profile: String,
+        warnings: Vec<String>,
+    ) -> Result<Self, SettingsError> {
+        let home = env("HOME").map(PathBuf::from).unwrap_or_default();
         let endpoint = request.endpoint.clone().or_else(|| env("OCI_CLI_ENDPOINT"));
         let more = MoreRegions {
             file: fs::read_to_string(home.join(".oci/regions-config.json")).ok(),
@@ -290,10 +436,10 @@ impl Settings {
             credentials,
             tenancy,
             user,
-            region: Region::find(&region, &more),
+            region: Region::find(region, &more),
             endpoint: endpoint.map(|text| parse_endpoint(&text)).transpose()?,
             certificate_files: certificates.into_iter().collect(),
-            profile: profile.clone(),
+            profile,
             warnings,
         })
     }
@@ -316,8 +462,21 @@ fn config_path(
     if !usual.exists() && older.exists() { (older, false) } else { (usual, false) }
 }
 
+fn auth_kind(text: &str) -> Result<AuthKind, SettingsError> {
+    match text {
+        "api_key" => Ok(AuthKind::ApiKey),
+        "security_token" => Ok(AuthKind::SessionToken),
+        "resource_principal" => Ok(AuthKind::ResourcePrincipal),
+        other => Err(SettingsError::Value {
+            name: "OCI_CLI_AUTH",
+            value: other.to_owned(),
+            reason: "this program knows api_key, security_token and resource_principal".to_owned(),
+        }),
+    }
+}
+
 fn credentials(
-    request: &SettingsRequest,
+    auth: AuthKind,
     sources: &Sources<'_>,
     region: &str,
     tenancy: &str,
@@ -325,22 +484,9 @@ fn credentials(
     warnings: &mut Vec<String>,
 ) -> Result<Credentials, SettingsError> {
     let home = (sources.env)("HOME").map(PathBuf::from).unwrap_or_default();
-    let auth = match (request.auth, (sources.env)("OCI_CLI_AUTH").as_deref()) {
-        (Some(kind), _) => kind,
-        (None, None) => AuthKind::Auto,
-        (None, Some("api_key")) => AuthKind::ApiKey,
-        (None, Some("security_token")) => AuthKind::SessionToken,
-        (None, Some(other)) => {
-            return Err(SettingsError::Value {
-                name: "OCI_CLI_AUTH",
-                value: other.to_owned(),
-                reason: "this program knows api_key and security_token".to_owned(),
-            });
-        }
-    };
     let token_file = sources.find("OCI_CLI_SECURITY_TOKEN_FILE", "security_token_file");
     let token_file = match (auth, token_file) {
-        (AuthKind::ApiKey, _) | (AuthKind::Auto, None) => None,
+        (AuthKind::ApiKey | AuthKind::ResourcePrincipal, _) | (AuthKind::Auto, None) => None,
         (AuthKind::SessionToken, None) => return Err(sources.missing("security_token_file")),
         (AuthKind::SessionToken | AuthKind::Auto, Some(path)) => Some(expand(Path::new(&path), &home)),
     };
@@ -355,23 +501,35 @@ fn credentials(
     let pass_phrase = sources.find("OCI_CLI_PASSPHRASE", "pass_phrase");
     let pass_phrase =
         pass_phrase.or_else(|| sources.find("OCI_CLI_PASSPHRASE", "passphrase")).map(Secret::new);
-    let key = match SigningKey::from_pem(&content, pass_phrase.as_ref()) {
-        Err(KeyProblem::NoPassPhrase) => match ask(&key_path) {
-            Some(said) => SigningKey::from_pem(&content, Some(&said)),
-            None => Err(KeyProblem::NoPassPhrase),
-        },
-        other => other,
-    };
+    let mut pass_phrase = pass_phrase;
+    let mut key = SigningKey::from_pem(&content, pass_phrase.as_ref());
+    if key.as_ref().is_err_and(|problem| *problem == KeyProblem::NoPassPhrase)
+        && let Some(said) = ask(&key_path)
+    {
+        key = SigningKey::from_pem(&content, Some(&said));
+        pass_phrase = Some(said);
+    }
     let key = key.map_err(|problem| SettingsError::Key { path: key_path.clone(), problem })?;
     if let Some(path) = token_file {
-        let token = read(&path, "session token", warnings)?;
-        let token = String::from_utf8_lossy(&token).trim().to_owned();
         let renewal =
             format!("oci session authenticate --profile-name {} --region {region}", sources.profile);
-        if let Some(ago) = token::expiry(&token).and_then(|end| SystemTime::now().duration_since(end).ok()) {
+        let key = if key_path.is_file() {
+            Material::File(key_path)
+        } else {
+            Material::Value(Secret::new(String::from_utf8_lossy(&content)))
+        };
+        let source = Arc::new(TokenSource {
+            token: Material::File(path),
+            key,
+            pass_phrase: pass_phrase.map(Material::Value),
+            renewal: Some(renewal.clone()),
+        });
+        let mut said_already = Vec::new();
+        let credentials = source.credentials(&mut said_already)?;
+        if let Some(ago) = credentials.expires.and_then(|end| SystemTime::now().duration_since(end).ok()) {
             return Err(SettingsError::SessionExpired { profile: sources.profile.to_owned(), ago, renewal });
         }
-        return Ok(Credentials { key_id: Secret::new(format!("ST${token}")), key, renewal: Some(renewal) });
+        return Ok(credentials);
     }
     let user = sources.need("OCI_CLI_USER", "user")?;
     let fingerprint = sources.need("OCI_CLI_FINGERPRINT", "fingerprint")?;
@@ -384,7 +542,7 @@ fn credentials(
         });
     }
     let key_id = Secret::new(format!("{tenancy}/{user}/{fingerprint}"));
-    Ok(Credentials { key_id, key, renewal: None })
+    Ok(Credentials { key_id, key, expires: None, renewal: None, source: None })
 }
 
 fn read(path: &Path, what: &'static str, warnings: &mut Vec<String>) -> Result<Vec<u8>, SettingsError> {
@@ -541,6 +699,55 @@ mod tests {
         let error = bench.profile("SESSION").unwrap_err();
         assert!(matches!(error, SettingsError::SessionExpired { .. }));
         assert!(error.hint().unwrap().contains("oci session authenticate --profile-name SESSION"));
+    }
+
+    #[test]
+    fn a_session_that_somebody_renews_goes_on() {
+        use base64::Engine as _;
+        let token = |claims: &str| {
+            format!("e30.{}.c2ln", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims))
+        };
+        let bench = Bench::new(CONFIG);
+        let path = bench.dir.path().join("token");
+        write(&path, &token(r#"{"exp":99999999999}"#));
+        let credentials = bench.profile("SESSION").unwrap().credentials;
+        assert!(credentials.renewed().is_none() && !credentials.is_about_to_end());
+        write(&path, &token(r#"{"exp":99999999998}"#));
+        assert_eq!(
+            credentials.renewed().unwrap().key_id.reveal(),
+            format!("ST${}", token(r#"{"exp":99999999998}"#))
+        );
+        let api_key = bench.load(&SettingsRequest::default()).unwrap().credentials;
+        assert!(api_key.renewed().is_none());
+    }
+
+    #[test]
+    fn resources_have_no_configuration_file() {
+        use base64::Engine as _;
+        let claims = r#"{"exp":99999999999,"res_tenant":"ocid1.tenancy.x"}"#;
+        let token = format!("e30.{}.c2ln", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims));
+        let bench = Bench::new("")
+            .set("OCI_RESOURCE_PRINCIPAL_VERSION", "2.2")
+            .set("OCI_RESOURCE_PRINCIPAL_RPST", &token)
+            .set("OCI_RESOURCE_PRINCIPAL_PRIVATE_PEM", include_str!("../tests/keys/aes256.pem"))
+            .set("OCI_RESOURCE_PRINCIPAL_PRIVATE_PEM_PASSPHRASE", "open sesame")
+            .set("OCI_RESOURCE_PRINCIPAL_REGION", "iad");
+        fs::remove_file(bench.dir.path().join(".oci/config")).unwrap();
+        let settings = bench.load(&SettingsRequest::default()).unwrap();
+        assert_eq!(
+            (settings.tenancy.as_str(), settings.region.name.as_str()),
+            ("ocid1.tenancy.x", "us-ashburn-1")
+        );
+        assert_eq!(settings.credentials.key_id.reveal(), format!("ST${token}"));
+        // As files, which are read again.
+        write(&bench.dir.path().join("rpst"), &token);
+        let path = bench.dir.path().join("rpst").display().to_string();
+        let bench = bench.set("OCI_RESOURCE_PRINCIPAL_RPST", &path).set("OCI_CLI_AUTH", "resource_principal");
+        let credentials = bench.load(&SettingsRequest::default()).unwrap().credentials;
+        write(&bench.dir.path().join("rpst"), "a.b.c");
+        assert_eq!(credentials.renewed().unwrap().key_id.reveal(), "ST$a.b.c");
+        let bench = bench.set("OCI_RESOURCE_PRINCIPAL_VERSION", "1.1");
+        assert!(matches!(bench.load(&SettingsRequest::default()), Err(SettingsError::Value { .. })));
     }
 
     #[test]

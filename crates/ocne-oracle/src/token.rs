@@ -1,4 +1,4 @@
-//! Session tokens: JSON web tokens, of which only the time of their end is read here.
+//! Tokens of sessions and resources: JSON web tokens, of which the end and the tenancy are read here.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -8,15 +8,29 @@ use serde::Deserialize;
 
 #[derive(Deserialize)]
 struct Claims {
-    exp: u64,
+    #[serde(default)]
+    exp: Option<u64>,
+    #[serde(default)]
+    res_tenant: Option<String>,
+    #[serde(default)]
+    tenant: Option<String>,
+}
+
+fn claims(token: &str) -> Option<Claims> {
+    let claims = token.split('.').nth(1)?;
+    let claims = URL_SAFE_NO_PAD.decode(claims.trim_end_matches('=')).ok()?;
+    serde_json::from_slice(&claims).ok()
 }
 
 /// When a token ends; none when it does not say.
 pub(crate) fn expiry(token: &str) -> Option<SystemTime> {
-    let claims = token.split('.').nth(1)?;
-    let claims = URL_SAFE_NO_PAD.decode(claims.trim_end_matches('=')).ok()?;
-    let claims: Claims = serde_json::from_slice(&claims).ok()?;
-    UNIX_EPOCH.checked_add(Duration::from_secs(claims.exp))
+    UNIX_EPOCH.checked_add(Duration::from_secs(claims(token)?.exp?))
+}
+
+/// OCID of the tenancy that a token is for.
+pub(crate) fn tenancy(token: &str) -> Option<String> {
+    let claims = claims(token)?;
+    claims.res_tenant.or(claims.tenant)
 }
 
 #[cfg(test)]
@@ -30,5 +44,7 @@ mod tests {
         for nothing in [token("{}"), token("no"), "a.b".to_owned(), String::new(), token(r#"{"exp":-1}"#)] {
             assert_eq!(expiry(&nothing), None, "{nothing}");
         }
+        assert_eq!(tenancy(&token(r#"{"res_tenant":"r","tenant":"t"}"#)).unwrap(), "r");
+        assert_eq!(tenancy(&token(r#"{"tenant":"t"}"#)).unwrap(), "t");
     }
 }

@@ -51,6 +51,9 @@ enum Auth {
     /// Token of `oci session authenticate`
     #[value(name = "security_token", alias = "security-token")]
     SecurityToken,
+    /// Token that a function or another resource is given
+    #[value(name = "resource_principal", alias = "resource-principal")]
+    ResourcePrincipal,
 }
 
 impl From<Auth> for AuthKind {
@@ -59,6 +62,7 @@ impl From<Auth> for AuthKind {
             Auth::Auto => Self::Auto,
             Auth::ApiKey => Self::ApiKey,
             Auth::SecurityToken => Self::SessionToken,
+            Auth::ResourcePrincipal => Self::ResourcePrincipal,
         }
     }
 }
