@@ -143,8 +143,18 @@ impl Cloud {
 
     /// `ocne image upload`, ready to start.
     pub fn upload(&self, arguments: &[&str]) -> Command {
+        self.image_command(&[&["upload"], arguments].concat())
+    }
+
+    /// `ocne image`, ready to start.
+    pub fn image_command(&self, arguments: &[&str]) -> Command {
+        self.ocne(&[&["image"], arguments].concat())
+    }
+
+    /// The program, ready to start.
+    pub fn ocne(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ocne"));
-        command.args(["image", "upload"]).args(arguments);
+        command.args(arguments);
         command.env_clear().env("HOME", &self.home).current_dir(&self.home).stdin(Stdio::null());
         command
             .env("OCI_CLI_CONFIG_FILE", self.text("config"))

@@ -16,6 +16,7 @@ pub fn trials(bench: &Bench) -> Vec<Trial> {
         bench.trial("import::ctrl_c_and_timeout", interrupted),
         bench.trial("import::failed", failed),
         bench.trial("import::refused_files", refused_files),
+        bench.trial("import::list_show_and_delete", list_show_delete),
     ]
 }
 
@@ -102,4 +103,40 @@ fn refused_files(bench: &Bench, name: &str) -> Result<(), Failed> {
         .says("too small")?;
     same("parts", &cloud.metrics()?["part_uploads_ok"], &json!(0))?;
     Ok(())
+}
+
+/// Images are listed, shown and removed; those of others are left alone.
+fn list_show_delete(bench: &Bench, name: &str) -> Result<(), Failed> {
+    let cloud = bench.cloud(name, &[])?;
+    let file = cloud.image("boot.oci", 1, 5)?;
+    let arm = cloud.done(&file, &["-a", "arm64", "-i", "arm"])?;
+    let amd = cloud.done(&file, &["-a", "amd64", "-i", "amd"])?;
+    let listed = |more: &[&str]| -> Result<Vec<Value>, Failed> {
+        let mut command =
+            cloud.image_command(&[&["list", "-c", "sandbox/images", "-o", "json"], more].concat());
+        let record: Value = serde_json::from_str(&cloud.run(&mut command)?.ended(0)?.stdout)?;
+        Ok(record["images"].as_array().ok_or("no list")?.clone())
+    };
+    // The platform images, which others have made, are not among them.
+    same("images", &json!(listed(&[])?.len()), &json!(2))?;
+    same("arm64", &listed(&["-a", "arm64"])?[0]["id"], &arm["image"]["id"])?;
+    let id = amd["image"]["id"].as_str().ok_or("no id")?;
+    let ran = cloud.run(&mut cloud.image_command(&["show", id, "-o", "json"]))?.ended(0)?;
+    let shown: Value = serde_json::from_str(&ran.stdout)?;
+    same("shapes", &shown["image"]["shapes"], &amd["image"]["shapes"])?;
+    cloud.run(&mut cloud.image_command(&["show", id]))?.ended(0)?;
+    let ran = cloud.run(&mut cloud.image_command(&["delete", id]))?.ended(0)?;
+    same("removed", &json!(ran.stdout), &json!(format!("removed  amd  {id}\n")))?;
+    same("images", &json!(listed(&[])?.len()), &json!(1))?;
+    let state = cloud.ask("GET", "state", &Value::Null)?;
+    let others =
+        state["images"].as_array().into_iter().flatten().find(|image| image["compartmentId"].is_null());
+    if let Some(others) = others.and_then(|image| image["id"].as_str()) {
+        cloud
+            .run(&mut cloud.image_command(&["delete", others]))?
+            .ended(1)?
+            .says("was made by something else")?;
+    }
+    cloud.run(&mut cloud.image_command(&["show", "ocid1.image.oc1.iad.none"]))?.ended(3)?;
+    cloud.clean()
 }

@@ -160,8 +160,22 @@ fn abort(bench: &Bench, name: &str) -> Result<(), Failed> {
     cloud.run(&mut cloud.command(&file, &["--abort"]))?.ended(0)?.says("Dropped what was sent: 1 upload")?;
     cloud.run(&mut cloud.command(&file, &["--abort"]))?.ended(0)?.says("Nothing was sent of it")?;
     cloud.clean()?;
+    // What nobody aborts, `gc` finds; it may be under way for a day.
     let mut child = cloud.command(&file, &arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-    until_parts(&cloud, 8)?;
+    until_parts(&cloud, 6)?;
+    child.kill()?;
+    child.wait()?;
+    for (more, words) in [
+        (&[][..], "recent   ocne-images/ocne_boot.oci"),
+        (&["--yes"], "recent "),
+        (&["--yes", "--running"], "removed "),
+    ] {
+        let ran = cloud.run(&mut cloud.ocne(&[&["gc", "--uploads"], more].concat()))?.ended(0)?;
+        same(words, &json!(ran.stdout.starts_with(words)), &json!(true))?;
+    }
+    same("left", &cloud.metrics()?["dangling_multipart_uploads"], &json!([]))?;
+    let mut child = cloud.command(&file, &arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    until_parts(&cloud, 10)?;
     child.kill()?;
     child.wait()?;
     let record = cloud.done(&file, &[&arguments[..], &["--no-resume"]].concat())?;

@@ -144,6 +144,16 @@ pub enum UploadError {
         /// Its state.
         state: String,
     },
+    /// Somebody else's image is not removed.
+    #[error(
+        "the image `{name}` ({id}) has no tag that begins with `ocne/`, so it was made by something else"
+    )]
+    NotOurs {
+        /// The image.
+        id: String,
+        /// Its name.
+        name: String,
+    },
     /// The import takes too long.
     #[error("the import is not done after {} s; it goes on in the cloud", waited.as_secs())]
     ImportTimeout {

@@ -11,6 +11,7 @@ mod error;
 mod event;
 mod import;
 mod journal;
+mod manage;
 mod metadata;
 mod parallel;
 mod parts;
@@ -23,7 +24,19 @@ mod upload;
 
 pub use error::{FailureKind, UploadError};
 pub use event::{Event, Events, Stage};
+pub use manage::{delete_image, drop_upload, image, images, stale_uploads};
 pub use ocne_bootimage::Architecture;
+pub use ocne_oracle::MultipartUpload;
 pub use record::{ImageRecord, ObjectRecord, Timings, UPLOAD_SCHEMA, UploadRecord};
 pub use request::{Format, UploadRequest};
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    //! Ways in for `fuzz/`, to what reads bytes from outside.
+
+    /// Reads a journal.
+    pub fn journal(bytes: &[u8]) {
+        let _ = crate::journal::parse(bytes);
+    }
+}
+
 pub use upload::{abort, upload, wait};

@@ -57,8 +57,10 @@ pub struct ImageRecord {
     pub operating_system_version: Option<String>,
     /// Its tags without a namespace.
     pub freeform_tags: BTreeMap<String, String>,
-    /// The shapes that it runs on; empty while it is not available.
+    /// The shapes that it runs on; empty while it is not available, and in lists.
     pub shapes: Vec<String>,
+    /// When it was made, as RFC 3339.
+    pub time_created: Option<String>,
 }
 
 /// The object that an image was made of.

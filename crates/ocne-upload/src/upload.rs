@@ -118,7 +118,7 @@ pub fn abort(request: &UploadRequest, client: &Client, cancel: &AtomicBool) -> R
     })
 }
 
-fn block_on<T>(work: impl Future<Output = Result<T, UploadError>>) -> Result<T, UploadError> {
+pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, UploadError>>) -> Result<T, UploadError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -130,7 +130,7 @@ fn block_on<T>(work: impl Future<Output = Result<T, UploadError>>) -> Result<T, 
     done
 }
 
-async fn cancelled(cancel: &AtomicBool) {
+pub(crate) async fn cancelled(cancel: &AtomicBool) {
     while !cancel.load(Ordering::Relaxed) {
         tokio::time::sleep(CANCEL_POLL).await;
     }
@@ -396,7 +396,7 @@ fn wish(
     }
 }
 
-fn architecture_of(image: &Image) -> Option<Architecture> {
+pub(crate) fn architecture_of(image: &Image) -> Option<Architecture> {
     let tag = image.freeform_tags.get("ocne/architecture")?;
     Architecture::ALL.into_iter().find(|architecture| architecture.name() == tag)
 }
@@ -411,7 +411,11 @@ fn traits_of(image: &Image, architecture: Architecture) -> Traits {
     }
 }
 
-fn image_record(image: Image, shapes: Vec<String>, architecture: Option<Architecture>) -> ImageRecord {
+pub(crate) fn image_record(
+    image: Image,
+    shapes: Vec<String>,
+    architecture: Option<Architecture>,
+) -> ImageRecord {
     ImageRecord {
         id: image.id,
         display_name: image.display_name.unwrap_or_default(),
@@ -424,6 +428,7 @@ fn image_record(image: Image, shapes: Vec<String>, architecture: Option<Architec
         operating_system_version: image.operating_system_version,
         freeform_tags: image.freeform_tags,
         shapes,
+        time_created: image.time_created,
     }
 }
 

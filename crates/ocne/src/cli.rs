@@ -91,7 +91,7 @@ pub enum Command {
     /// Make boot images, look into them, and upload them
     #[command(subcommand, arg_required_else_help = true)]
     Image(ImageCommand),
-    /// List or remove what builds have left in a cluster
+    /// List or remove what builds and uploads have left
     Gc(GcArguments),
     /// Show the settings that are in effect
     #[command(subcommand, arg_required_else_help = true)]

@@ -1,6 +1,7 @@
 //! `ocne image`: boot images.
 
 mod cache;
+mod cloud;
 mod cluster;
 mod copy;
 mod create;
@@ -15,6 +16,7 @@ pub use cluster::connect as cluster_of;
 use clap::Subcommand;
 
 use self::cache::CacheCommand;
+use self::cloud::{DeleteArguments, ListArguments, ShowArguments};
 use self::copy::CopyArguments;
 use self::create::CreateArguments;
 use self::info::InfoArguments;
@@ -34,6 +36,14 @@ pub enum ImageCommand {
     Info(Box<InfoArguments>),
     /// Upload a boot image to Oracle Cloud and import it
     Upload(Box<UploadArguments>),
+    /// List the compute images in Oracle Cloud that were uploaded before
+    #[command(visible_alias = "ls")]
+    List(Box<ListArguments>),
+    /// Show a compute image in Oracle Cloud, and the shapes that it runs on
+    Show(Box<ShowArguments>),
+    /// Remove compute images from Oracle Cloud that were uploaded before
+    #[command(visible_alias = "rm")]
+    Delete(Box<DeleteArguments>),
     /// Look after the images that were fetched before
     #[command(subcommand, arg_required_else_help = true)]
     Cache(CacheCommand),
@@ -47,7 +57,7 @@ impl ImageCommand {
             Self::Copy(arguments) => arguments.output_style(),
             Self::Info(arguments) => arguments.output_style(),
             Self::Upload(arguments) => arguments.output_style(),
-            Self::Cache(_) => OutputStyle::default(),
+            Self::List(_) | Self::Show(_) | Self::Delete(_) | Self::Cache(_) => OutputStyle::default(),
         }
     }
 }
@@ -59,6 +69,9 @@ pub fn run(command: &ImageCommand, global: &GlobalArguments, printer: &Printer) 
         ImageCommand::Copy(arguments) => copy::run(arguments, global, printer),
         ImageCommand::Info(arguments) => info::run(arguments, global, printer),
         ImageCommand::Upload(arguments) => upload::run(arguments, global, printer),
+        ImageCommand::List(arguments) => cloud::list(arguments, global, printer),
+        ImageCommand::Show(arguments) => cloud::show(arguments, global, printer),
+        ImageCommand::Delete(arguments) => cloud::delete(arguments, global, printer),
         ImageCommand::Cache(command) => cache::run(command, printer),
     }
 }

@@ -139,6 +139,29 @@ impl Settings {
             .map_err(|e| Failure::usage(format!("`kubernetesVersion: {configured}` in the settings: {e}")))
     }
 
+    /// The bucket that images are uploaded into.
+    pub fn image_bucket(&self) -> String {
+        let configured = self.oracle_cloud().and_then(|oci| oci.image_bucket.clone());
+        configured.unwrap_or_else(|| "ocne-images".to_owned())
+    }
+
+    /// The compartment that is asked for, or configured.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn compartment(&self, asked: Option<&str>) -> Result<String, Failure> {
+        let configured = || self.oracle_cloud().and_then(|oci| oci.compartment.clone());
+        asked.map(str::to_owned).or_else(configured).ok_or_else(|| {
+            Failure::usage("the compartment is not known").with_hint(
+                "give it by `--compartment`, or as `providers.oci.compartment` in ~/.ocne/defaults.yaml",
+            )
+        })
+    }
+
+    fn oracle_cloud(&self) -> Option<&OracleCloud> {
+        self.values.providers.as_ref()?.oci.as_ref()
+    }
+
     /// The container image that holds the boot image of a Kubernetes version.
     ///
     /// A configured image that names a tag or digest is taken as it is.

@@ -26,9 +26,40 @@ pub fn format(seconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
+/// Seconds since 1970 of a time in UTC such as `2024-07-05T16:01:56.789Z` (RFC 3339); none of anything else.
+pub fn parse(text: &str) -> Option<u64> {
+    let (date, time) = text.split_once('T')?;
+    let time = time.strip_suffix('Z').or_else(|| time.strip_suffix("+00:00"))?;
+    let number = |part: Option<&str>, most: u64| part?.parse().ok().filter(|n: &u64| *n <= most);
+    let mut date = date.split('-');
+    let (year, month, day) = (number(date.next(), 9999)?, number(date.next(), 12)?, number(date.next(), 31)?);
+    let mut clock = time.split('.').next()?.split(':');
+    let (hour, minute, second) =
+        (number(clock.next(), 23)?, number(clock.next(), 59)?, number(clock.next(), 60)?);
+    // The same eras as above, the other way round.
+    let (year, month) = if month <= 2 { (year.checked_sub(1)?, month + 9) } else { (year, month - 3) };
+    let days =
+        year * 365 + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day.checked_sub(1)?;
+    Some(((days.checked_sub(719_468)? * 24 + hour) * 60 + minute) * 60 + second)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::format;
+    use super::{format, parse};
+
+    #[test]
+    fn what_was_written_is_read() {
+        for seconds in [0, 951_782_400, 1_720_195_316, 4_102_444_799] {
+            assert_eq!(parse(&format(seconds)), Some(seconds));
+        }
+        assert_eq!(parse("2024-07-05T16:01:56.789Z"), Some(1_720_195_316));
+        assert_eq!(parse("2024-07-05T16:01:56.789000+00:00"), Some(1_720_195_316));
+        for nothing in
+            ["", "2024-07-05", "2024-07-05T16:01:56+02:00", "2024-00-00T99:00:00Z", "1969-12-31T00:00:00Z"]
+        {
+            assert_eq!(parse(nothing), None, "{nothing}");
+        }
+    }
 
     #[test]
     fn dates_that_are_known() {

@@ -259,14 +259,8 @@ impl UploadArguments {
 
     /// Decides everything that was left open.
     fn request(&self, settings: &Settings) -> Result<UploadRequest, Failure> {
-        let oci = settings.values.providers.as_ref().and_then(|p| p.oci.as_ref());
-        let configured = || oci.and_then(|oci| oci.compartment.clone());
-        let compartment = self.compartment.clone().or_else(configured).ok_or_else(|| {
-            Failure::usage("the compartment is not known").with_hint(
-                "give it by `--compartment`, or as `providers.oci.compartment` in ~/.ocne/defaults.yaml",
-            )
-        })?;
-        let bucket = self.bucket.clone().or_else(|| oci.and_then(|oci| oci.image_bucket.clone()));
+        let compartment = settings.compartment(self.compartment.as_deref())?;
+        let bucket = self.bucket.clone().unwrap_or_else(|| settings.image_bucket());
         let mut defined_tags: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
         for (namespace, key, value) in &self.defined_tag {
             defined_tags.entry(namespace.clone()).or_default().insert(key.clone(), value.clone());
@@ -280,7 +274,7 @@ impl UploadArguments {
             },
             architecture: self.arch.map(Architecture::from),
             compartment,
-            bucket: bucket.unwrap_or_else(|| "ocne-images".to_owned()),
+            bucket,
             object: sending.object.clone(),
             image_name: self.image_name.clone(),
             kubernetes_version: settings.kubernetes_version(self.version.as_deref())?,
