@@ -123,3 +123,12 @@ print(f"| size, ours zlib / qemu-img's | ≤ 1.0 | {size[2] / size[1]:.3f} |\n| 
 peak = max(v["mib"] for n, v in r.items() if n in ("create, warm", "create, cold, archive", "create, cold, registry"))
 print(f"| peak memory of create, MiB | ≤ 128 | {peak:.0f} |")
 PY
+
+if tests/cluster/setup.sh >"$work/log" 2>&1 && scripts/agent.sh amd64 >>"$work/log" 2>&1; then
+	echo
+	scripts/bench-cluster.py "$image"
+else
+	echo "SKIPPED builds in a pod: $(tail -n 1 "$work/log")" >&2
+fi
+echo
+scripts/bench-ostree.sh
