@@ -1,6 +1,8 @@
 //! What a user reads when a cluster says no: every message as it was reviewed, the exit status, nothing made, nothing left.
 
 use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use libtest_mimic::{Failed, Trial};
 
@@ -14,6 +16,8 @@ pub fn trials(bench: &Bench) -> Vec<Trial> {
             ("refusal::no_rights", no_rights),
             ("refusal::quota_too_small", quota_too_small),
             ("refusal::limit_range_too_small", limit_range_too_small),
+            ("refusal::admission_policy", admission_policy),
+            ("refusal::admission_webhook_out_of_reach", admission_webhook_out_of_reach),
             ("refusal::no_node_of_the_architecture", no_node_of_the_architecture),
             ("refusal::no_node_with_the_label", no_node_with_the_label),
             ("refusal::image_not_there", image_not_there),
@@ -92,6 +96,85 @@ fn limit_range_too_small(site: &Site) -> Result<(), Failed> {
         "{apiVersion: v1, kind: LimitRange, metadata: {name: small}, spec: {limits: [{type: Container, max: {memory: 32Mi}}]}}",
     )?;
     refused(site, "limit_range_too_small", 3, site.create("cluster", &[]))
+}
+
+/// Objects of the whole cluster that concern the test's namespace only; they go with this.
+struct Applied<'a> {
+    site: &'a Site,
+    file: String,
+}
+
+impl<'a> Applied<'a> {
+    fn new(site: &'a Site, objects: &str) -> Result<Self, Failed> {
+        let file = site.case.dir.join("objects.yaml");
+        fs_err::write(&file, objects.replace("NAMESPACE", &site.namespace))?;
+        let file = file.display().to_string();
+        site.kubectl(&["apply", "-f", &file])?;
+        Ok(Self { site, file })
+    }
+}
+
+impl Drop for Applied<'_> {
+    fn drop(&mut self) {
+        let _ = self.site.kubectl(&["delete", "-f", &self.file, "--ignore-not-found"]);
+    }
+}
+
+/// A namespace that takes any pod, so that another rule is the one that refuses.
+fn lenient_namespace(site: &Site) -> Result<(), Failed> {
+    site.kubectl(&["create", "namespace", &site.namespace])?;
+    let label = "pod-security.kubernetes.io/enforce=privileged";
+    site.kubectl(&["label", "namespace", &site.namespace, label])?;
+    Ok(())
+}
+
+fn admission_policy(site: &Site) -> Result<(), Failed> {
+    lenient_namespace(site)?;
+    let _applied = Applied::new(
+        site,
+        "{apiVersion: admissionregistration.k8s.io/v1, kind: ValidatingAdmissionPolicy, metadata: {name: trusted-registries}, \
+         spec: {failurePolicy: Fail, matchConstraints: {resourceRules: [{apiGroups: [''], apiVersions: [v1], operations: [CREATE], \
+         resources: [pods]}]}, validations: [{expression: \"object.spec.containers.all(c, \
+         c.image.startsWith('registry.example/'))\", message: images come from registry.example}]}}\n---\n\
+         {apiVersion: admissionregistration.k8s.io/v1, kind: ValidatingAdmissionPolicyBinding, metadata: {name: everywhere}, \
+         spec: {policyName: trusted-registries, validationActions: [Deny], matchResources: {namespaceSelector: {matchLabels: \
+         {kubernetes.io/metadata.name: NAMESPACE}}}}}\n",
+    )?;
+    until_refused(site, "registry.example")?;
+    refused(site, "admission_policy", 3, site.create("cluster", &[]))
+}
+
+fn admission_webhook_out_of_reach(site: &Site) -> Result<(), Failed> {
+    lenient_namespace(site)?;
+    let _applied = Applied::new(
+        site,
+        "{apiVersion: admissionregistration.k8s.io/v1, kind: ValidatingWebhookConfiguration, metadata: {name: judge}, \
+         webhooks: [{name: judge.example.com, failurePolicy: Fail, sideEffects: None, admissionReviewVersions: [v1], \
+         timeoutSeconds: 2, clientConfig: {url: 'https://127.0.0.1:9/judge'}, namespaceSelector: {matchLabels: \
+         {kubernetes.io/metadata.name: NAMESPACE}}, rules: [{apiGroups: [''], apiVersions: [v1], operations: [CREATE], \
+         resources: [pods]}]}]}\n",
+    )?;
+    until_refused(site, "judge.example.com")?;
+    refused(site, "admission_webhook_out_of_reach", 3, site.create("cluster", &[]))
+}
+
+/// The API server minds new rules a moment after it has taken them.
+fn until_refused(site: &Site, words: &str) -> Result<(), Failed> {
+    let start = Instant::now();
+    let pod = ["run", "probe", "--image", "other", "--dry-run=server", "-n", &site.namespace];
+    loop {
+        match site.kubectl(&pod) {
+            Err(e) if e.message().is_some_and(|said| said.contains(words)) => return Ok(()),
+            answer if start.elapsed() > Duration::from_secs(30) => {
+                return Err(format!(
+                    "the rule does not count: {:?}",
+                    answer.err().and_then(|e| e.message().map(str::to_owned))
+                )
+                .into());
+            }
+            _ => sleep(Duration::from_millis(200)),
+        }
+    }
 }
 
 /// A build of a builder image, which needs no program of another architecture here.

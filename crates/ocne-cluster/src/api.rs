@@ -34,7 +34,9 @@ impl Failure {
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::TimedOut => true,
-            Self::Kube(kube::Error::Api(status)) => matches!(status.code, 408 | 429 | 500 | 502 | 503 | 504),
+            Self::Kube(kube::Error::Api(status)) => {
+                matches!(status.code, 408 | 429 | 500 | 502 | 503 | 504) && !is_webhook_failure(status)
+            }
             Self::Kube(error) => {
                 matches!(
                     error,
@@ -77,7 +79,9 @@ impl Failure {
     /// The error that the caller sees, when an object was to be made.
     pub(crate) fn into_refusal(self, server: &str, object: &str, namespace: &str) -> ClusterError {
         match self {
-            Self::Kube(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 404 | 409 | 422) => {
+            Self::Kube(kube::Error::Api(status))
+                if matches!(status.code, 400 | 403 | 404 | 409 | 422) || is_webhook_failure(&status) =>
+            {
                 ClusterError::Refused {
                     rule: Rule::of(&status.message),
                     object: object.to_owned(),
@@ -88,6 +92,12 @@ impl Failure {
             failure => failure.into_error(server, &format!("make {object}")),
         }
     }
+}
+
+/// Whether the API server could not ask an admission webhook, which it calls an error of its own. That is no better
+/// after half a second.
+fn is_webhook_failure(status: &kube::core::Status) -> bool {
+    status.code == 500 && matches!(Rule::of(&status.message), Rule::Webhook { .. })
 }
 
 /// Runs one request, for as long as it may take.

@@ -87,9 +87,10 @@ impl Printer {
         let format = LogFormat { json: style.progress == ProgressStyle::Json, colour: terminal.colour };
         let layer =
             tracing_subscriber::fmt::layer().event_format(format).with_writer(LogWriter(bars.clone()));
-        let libraries = Targets::new().with_targets(
-            ["h2", "hyper_util", "kube_client", "tower"].map(|name| (name, tracing::Level::WARN)),
-        );
+        let libraries = Targets::new()
+            .with_targets(["h2", "hyper_util", "tower"].map(|name| (name, tracing::Level::WARN)))
+            // It calls every answer that is tried again an error; those that count reach us as values.
+            .with_target("kube_client", tracing::level_filters::LevelFilter::OFF);
         let filter = libraries.with_default(tracing::level_filters::LevelFilter::from(level));
         // Only a second printer in one process could fail here, and it would log as the first does.
         let _ = tracing_subscriber::registry().with(layer).with(filter).try_init();
