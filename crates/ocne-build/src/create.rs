@@ -46,7 +46,7 @@ pub struct Created {
 
 /// How often two things that run at once look at each other.
 const TICK: Duration = Duration::from_millis(50);
-/// What it is given for an image whose size nobody here knows.
+/// What a pod's scratch volume gets for an image whose size nobody here knows.
 const SCRATCH_UNKNOWN_BYTES: u64 = 4 << 30;
 /// What a pod's scratch volume needs beside an image: the agent's program and small files.
 const SCRATCH_SPARE_BYTES: u64 = 64 << 20;

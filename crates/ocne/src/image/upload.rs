@@ -167,7 +167,8 @@ enum ResultFormat {
 fn kind(text: &str) -> Result<Kind, String> {
     match text {
         "oci" => Ok(Kind::Oci),
-        "ostree" | "olvm" => Err(format!("uploads of the type `{text}` come with a later release")),
+        "ostree" => Err("an ostree image goes to a registry: `ocne image copy oci-archive:FILE docker://REGISTRY/NAME:TAG`".to_owned()),
+        "olvm" => Err(format!("images of the type `{text}` cannot be uploaded")),
         _ => Err("possible values: oci".to_owned()),
     }
 }
