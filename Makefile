@@ -26,8 +26,9 @@ build: ## build the program: target/release/ocne
 agent: ## build the program of builder pods, static, for amd64 and arm64: target/release/ocne-agent-ARCH
 	@scripts/agent.sh
 
-serve: ## build the server in images of ostree content, static, for amd64 and arm64: target/small/ocne-serve-ARCH
-	@scripts/serve.sh
+serve: ## build the server in images of ostree content, static, for ARCHS (default amd64 arm64): target/release/ocne-serve-ARCH
+	@scripts/serve.sh $(ARCHS)
+	@install -v -D -m 755 -t $(RELEASE) $(foreach arch,$(ARCHS),$(TARGET)/small/ocne-serve-$(arch))
 
 builder-image: ## assemble the container image of builder pods, for ARCHS (default amd64 arm64): target/release/ocne-builder.oci-archive
 	@scripts/agent.sh $(ARCHS)
