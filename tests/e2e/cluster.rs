@@ -29,7 +29,7 @@ const AT_ONCE: usize = 8;
 pub type Test = fn(&Site) -> Result<(), Failed>;
 
 pub fn trials(bench: &Bench) -> Vec<Trial> {
-    let tests: [(&'static str, Test); 7] = [
+    let tests: [(&'static str, Test); 8] = [
         ("cluster::a_pod_converts_as_this_process_does", a_pod_converts_as_this_process_does),
         (
             "cluster::a_refused_image_is_refused_in_the_same_words",
@@ -40,6 +40,7 @@ pub fn trials(bench: &Bench) -> Vec<Trial> {
         ("cluster::signals_leave_nothing", signals_leave_nothing),
         ("cluster::a_killed_client_s_pod_is_collected", a_killed_client_s_pod_is_collected),
         ("cluster::eight_at_once", eight_at_once),
+        ("cluster::a_claimed_volume", a_claimed_volume),
     ];
     on_the_cluster(bench, &tests)
 }
@@ -208,6 +209,37 @@ fn a_pod_converts_as_this_process_does(site: &Site) -> Result<(), Failed> {
         }
     }
     Ok(())
+}
+
+/// A scratch volume that a storage class gives.
+fn a_claimed_volume(site: &Site) -> Result<(), Failed> {
+    let folder = site.case.dir.join("volume");
+    fs_err::create_dir(&folder)?;
+    // Nobody changes the owner of such a volume for the pod.
+    fs_err::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
+    let volume = serde_json::json!({
+        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": site.namespace},
+        "spec": {
+            "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "persistentVolumeReclaimPolicy": "Retain",
+            "storageClassName": "by-hand", "hostPath": {"path": folder, "type": "Directory"},
+        },
+    });
+    let file = site.case.dir.join("volume.json");
+    fs_err::write(&file, volume.to_string())?;
+    site.kubectl(&["apply", "-f", &file.display().to_string()])?;
+    let built = must(
+        &mut site.create("cluster", &["--scratch", "pvc:by-hand", "--transfer", "full"]),
+        "a build with a volume that is claimed",
+    );
+    let claims = site.kubectl(&["get", "persistentvolumeclaims", "-n", &site.namespace, "-o", "name"]);
+    site.kubectl(&["delete", "persistentvolume", &site.namespace, "--wait=false"])?;
+    built?;
+    site.case.check("")?;
+    let said = claims?;
+    if !said.is_empty() && !site.kubectl(&["get", "pods", "-n", &site.namespace, "-o", "name"])?.is_empty() {
+        return Err(format!("left in the cluster: {said}").into());
+    }
+    site.assert_nothing_left()
 }
 
 fn a_refused_image_is_refused_in_the_same_words(site: &Site) -> Result<(), Failed> {

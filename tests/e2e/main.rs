@@ -11,6 +11,7 @@ mod damage;
 mod deploy;
 mod interrupt;
 mod ostree;
+mod pod_login;
 mod pod_refusals;
 mod pod_restarts;
 mod pod_transfer;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
     // By themselves: the mount namespaces of a node and its pods keep copies of what is mounted when they are made, and
     // a file system that a fixture unmounts meanwhile would stay open there, its log not yet written back.
     let mut trials = cluster::trials(&bench);
+    trials.extend(pod_login::trials(&bench));
     trials.extend(pod_refusals::trials(&bench));
     trials.extend(pod_transfer::trials(&bench));
     trials.extend(deploy::cluster_trials(&bench));

@@ -3,6 +3,8 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
+use kube::client::AuthError;
+
 use crate::error::ClusterError;
 use crate::refusal::{Rule, words};
 
@@ -42,6 +44,7 @@ impl Failure {
                     error,
                     kube::Error::HyperError(_) | kube::Error::Service(_) | kube::Error::ReadEvents(_)
                 ) && tls_trouble(error).is_none()
+                    && login_trouble(error).is_none()
             }
         }
     }
@@ -51,7 +54,7 @@ impl Failure {
         match self {
             Self::TimedOut => "no answer in time".to_owned(),
             Self::Kube(kube::Error::Api(status)) => status.message.clone(),
-            Self::Kube(error) => causes(error),
+            Self::Kube(error) => login_trouble(error).unwrap_or_else(|| causes(error)),
         }
     }
 
@@ -65,7 +68,10 @@ impl Failure {
             Self::Kube(error) if tls_trouble(&error).is_some() => {
                 ClusterError::Untrusted { server, reason: tls_trouble(&error).unwrap_or_default() }
             }
-            Self::Kube(source @ (kube::Error::Auth(_) | kube::Error::RustlsTls(_))) => {
+            Self::Kube(error) if login_trouble(&error).is_some() => {
+                ClusterError::Login { server, reason: login_trouble(&error).unwrap_or_default() }
+            }
+            Self::Kube(source @ kube::Error::RustlsTls(_)) => {
                 ClusterError::Client { server, source: Box::new(source) }
             }
             failure if failure.status().is_none() && failure.is_transient() => {
@@ -153,4 +159,31 @@ fn tls_trouble(error: &kube::Error) -> Option<String> {
     let text = causes(error);
     let words = ["invalid peer certificate", "received fatal alert", "CertificateExpired", "UnknownIssuer"];
     words.iter().any(|w| text.contains(w)).then_some(text)
+}
+
+/// How logging in failed. kube's words about a program have its environment and all that it wrote, credentials
+/// included; these have its exit status and its last complaint.
+fn login_trouble(error: &kube::Error) -> Option<String> {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    let auth = loop {
+        let error = next?;
+        if let Some(auth) = error.downcast_ref::<AuthError>() {
+            break auth;
+        }
+        next = error.source();
+    };
+    Some(match auth {
+        AuthError::AuthExecRun { out, .. } => {
+            let complaints = String::from_utf8_lossy(&out.stderr);
+            let last = complaints.trim().lines().next_back().unwrap_or("it says nothing");
+            format!("the program of the kubeconfig's user failed ({}): {last}", out.status)
+        }
+        AuthError::AuthExecStart(source) => {
+            format!("the program of the kubeconfig's user cannot be started: {source}")
+        }
+        AuthError::AuthExecParse(_) => {
+            "the program of the kubeconfig's user does not answer with an ExecCredential".to_owned()
+        }
+        other => causes(other),
+    })
 }

@@ -23,13 +23,21 @@ pub enum ClusterError {
         /// Why.
         source: Box<kube::config::KubeconfigError>,
     },
-    /// The client cannot be set up from a good kubeconfig: certificates, keys, an exec plugin.
+    /// The client cannot be set up from a good kubeconfig: certificates, keys.
     #[error("cannot set up the client for the cluster at `{server}`")]
     Client {
         /// Address of the API server.
         server: String,
         /// Why.
         source: Box<kube::Error>,
+    },
+    /// The kubeconfig's way to log in does not work: a program, an identity provider, a file with a token.
+    #[error("cannot log in to the cluster at `{server}`: {reason}")]
+    Login {
+        /// Address of the API server.
+        server: String,
+        /// What failed, without what was sent or answered: that may be secret.
+        reason: String,
     },
     /// The API server does not answer.
     #[error("the cluster at `{server}` does not answer: {reason}")]
@@ -261,6 +269,12 @@ impl ClusterError {
             ),
             Self::Untrusted { .. } => text(
                 "look at `certificate-authority` and the client certificate in the kubeconfig: one of them is wrong or out of date",
+            ),
+            Self::Client { .. } => text(
+                "look at the certificates and keys of the user in the kubeconfig; `kubectl version` asks the same",
+            ),
+            Self::Login { .. } => text(
+                "look at the user in the kubeconfig (`kubectl config view --minify`), or log in again; `kubectl version` asks the same",
             ),
             Self::Unauthenticated { .. } => {
                 text("log in to the cluster again: the token or the certificate may be out of date")

@@ -109,7 +109,9 @@ impl BuilderPod {
                     namespace: Some(self.namespace.clone()),
                     reason: failure.reason(),
                 },
-                failure if failure.status().is_some_and(|code| code != 401) => refused(failure.reason()),
+                failure if failure.status().is_some_and(|code| code != 401) => {
+                    refused(without_request(&failure.reason()))
+                }
                 failure => failure.into_error(&self.server, "run a program in the pod"),
             }),
             Err(_) => Err(ClusterError::ConnectionLost {
@@ -227,6 +229,14 @@ pub(crate) async fn remove_pod(
     Ok(())
 }
 
+/// What the API server says of a node that it cannot talk to, without the whole request: `… Post "URL": dial tcp …`.
+fn without_request(reason: &str) -> String {
+    match reason.split_once("error sending request: Post \"").and_then(|(_, rest)| rest.split_once("\": ")) {
+        Some((_, why)) => format!("the API server cannot talk to the pod's node: {why}"),
+        None => reason.to_owned(),
+    }
+}
+
 fn in_time(start: Instant, namespace: &str, pod: &str) -> Result<(), ClusterError> {
     let seconds = GONE_TIMEOUT.as_secs();
     if start.elapsed() > GONE_TIMEOUT {
@@ -237,4 +247,17 @@ fn in_time(start: Instant, namespace: &str, pod: &str) -> Result<(), ClusterErro
         });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_request;
+
+    #[test]
+    fn a_node_out_of_reach_is_said_in_one_line() {
+        let reason = "Internal error occurred: error sending request: Post \"https://10.0.0.1:10250/exec/n/p/c?command=sh\": dial tcp 10.0.0.1:10250: connect: connection refused";
+        let said = "the API server cannot talk to the pod's node: dial tcp 10.0.0.1:10250: connect: connection refused";
+        assert_eq!(without_request(reason), said);
+        assert_eq!(without_request("pods \"p\" not found"), "pods \"p\" not found");
+    }
 }

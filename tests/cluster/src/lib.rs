@@ -104,6 +104,7 @@ impl TestCluster {
         }
         for (path, content) in files {
             let path = image.join(path);
+            fs_err::create_dir_all(path.parent().ok_or("a file without a folder")?)?;
             fs_err::write(&path, content)?;
             fs_err::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
         }

@@ -4,10 +4,12 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often a line that is halted looks whether it still is.
 const HALT_POLL: Duration = Duration::from_millis(5);
+/// How often one on which nothing comes looks how long that is so.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Listens on loopback and passes on what comes, until it is cut.
 #[derive(Debug)]
@@ -23,6 +25,8 @@ struct State {
     /// All connections end when so much was passed on; 0 is never.
     cut_at_bytes: AtomicU64,
     is_halted: AtomicBool,
+    /// A connection ends when nothing was passed on for so long; 0 is never.
+    idle_ms: AtomicU64,
     passed_bytes: AtomicU64,
     streams: Mutex<Vec<TcpStream>>,
 }
@@ -66,6 +70,11 @@ impl Proxy {
         self.state.cut_at_bytes.store(bytes, Ordering::Relaxed);
     }
 
+    /// Ends connections on which nothing is passed on for so long, as many proxies do.
+    pub fn drop_idle(&self, after: Duration) {
+        self.state.idle_ms.store(u64::try_from(after.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
     /// Passes nothing on any more, and ends nothing.
     pub fn halt(&self) {
         self.state.is_halted.store(true, Ordering::Relaxed);
@@ -98,17 +107,33 @@ impl State {
 fn connect(client: TcpStream, target: SocketAddr, state: &Arc<State>) -> io::Result<()> {
     let server = TcpStream::connect(target)?;
     state.streams().extend([client.try_clone()?, server.try_clone()?]);
+    let busy = Arc::new(Mutex::new(Instant::now()));
     for (from, to) in [(client.try_clone()?, server.try_clone()?), (server, client)] {
-        let state = Arc::clone(state);
-        std::thread::spawn(move || pass(from, to, &state));
+        from.set_read_timeout(Some(LOOK))?;
+        let (state, busy) = (Arc::clone(state), Arc::clone(&busy));
+        std::thread::spawn(move || pass(from, to, &state, &busy));
     }
     Ok(())
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream, state: &State) {
+fn pass(mut from: TcpStream, mut to: TcpStream, state: &State, busy: &Mutex<Instant>) {
     // Small enough for a cut to be somewhere in a frame.
     let mut buffer = vec![0; 1 << 14];
-    while let Ok(count) = from.read(&mut buffer) {
+    loop {
+        let count = match from.read(&mut buffer) {
+            Ok(count) => count,
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                let idle_ms = state.idle_ms.load(Ordering::Relaxed);
+                let is_idle = busy.lock().unwrap_or_else(PoisonError::into_inner).elapsed().as_millis()
+                    > idle_ms.into();
+                if idle_ms != 0 && is_idle {
+                    break;
+                }
+                continue;
+            }
+            Err(_) => break,
+        };
+        *busy.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         while state.is_halted.load(Ordering::Relaxed) {
             std::thread::sleep(HALT_POLL);
         }

@@ -16,6 +16,7 @@ use crate::run::output;
 pub const TESTS: &[(&str, Test)] = &[
     ("a_start_outlives_an_api_server_that_restarts", restart),
     ("a_connection_that_breaks_is_an_error_and_the_pod_lives", cut),
+    ("a_session_that_says_nothing_outlives_a_proxy", silent),
     ("a_client_that_goes_ends_the_connection", dropped),
 ];
 
@@ -71,6 +72,21 @@ fn cut(environment: &Environment) -> Result<(), Box<dyn Error>> {
     runtime.block_on(pod.remove())?;
     assert_eq!(environment.left_in(&spec.namespace)?, "");
     Ok(())
+}
+
+/// A proxy drops what is idle for half a minute here, for a whole one mostly.
+fn silent(environment: &Environment) -> Result<(), Box<dyn Error>> {
+    let (proxy, cluster) = over_proxy(environment, "silent")?;
+    proxy.drop_idle(Duration::from_secs(30));
+    let spec = environment.spec("idle");
+    let cancel = AtomicBool::new(false);
+    environment.runtime.block_on(async {
+        let pod = cluster.start(&spec, &|_| (), &cancel).await?;
+        let said = output(&pod, &["sh", "-c", "sleep 45; echo still here"]).await?;
+        assert_eq!((said.0.as_slice(), said.1), (&b"still here\n"[..], 0));
+        pod.remove().await?;
+        Ok(())
+    })
 }
 
 fn dropped(environment: &Environment) -> Result<(), Box<dyn Error>> {
