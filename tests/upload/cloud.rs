@@ -1,6 +1,6 @@
 //! The emulator, images, and the program that uploads them.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -62,9 +62,26 @@ impl Bench {
         Trial::test(name, move || test(&bench, &folder)).with_ignored_flag(self.0.missing.is_some())
     }
 
+    /// The same for a test that needs a mount namespace of its own and a port below 1024.
+    pub fn trial_as_root(
+        &self,
+        name: &str,
+        test: impl FnOnce(&Self, &str) -> Result<(), Failed> + Send + 'static,
+    ) -> Trial {
+        let can = Command::new("unshare").args(["-m", "true"]).output().is_ok_and(|out| out.status.success());
+        if !can && self.0.missing.is_none() {
+            let _ = writeln!(
+                std::io::stderr(),
+                "SKIPPED {name}: needs a mount namespace, as root has it (ignored)"
+            );
+            return Trial::test(name, || Ok(())).with_ignored_flag(true);
+        }
+        self.trial(name, test)
+    }
+
     /// Starts an emulator for one test.
     pub fn cloud(&self, name: &str, options: &[&str]) -> Result<Cloud, Failed> {
-        Cloud::start(self, name, options)
+        Cloud::serve(self, name, options)
     }
 }
 
@@ -88,7 +105,7 @@ impl Drop for Cloud {
 }
 
 impl Cloud {
-    fn start(bench: &Bench, name: &str, options: &[&str]) -> Result<Self, Failed> {
+    fn serve(bench: &Bench, name: &str, options: &[&str]) -> Result<Self, Failed> {
         let dir = bench.0.dir.path().join(name);
         fs_err::create_dir(&dir)?;
         let (state, home) = (dir.join("cloud"), dir.join("home"));
@@ -180,6 +197,25 @@ impl Cloud {
         self.judge(&command.output()?)
     }
 
+    /// Starts a command. Its output goes to files, as a pipe that nobody reads would stop it.
+    pub fn start(&self, command: &mut Command) -> Result<Running, Failed> {
+        let files = [tempfile::tempfile_in(&self.dir)?, tempfile::tempfile_in(&self.dir)?];
+        let child = command.stdout(files[0].try_clone()?).stderr(files[1].try_clone()?).spawn()?;
+        Ok(Running { child, files })
+    }
+
+    /// Waits until the emulator has heard the last of those who were killed.
+    pub fn idle(&self) -> Result<(), Failed> {
+        for _ in 0..400 {
+            // The question itself is not counted.
+            if self.metrics()?["concurrent_requests"] == 0 {
+                return Ok(());
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        Err("the emulator is still at work".into())
+    }
+
     /// Looks for secrets in what a run said.
     pub fn judge(&self, output: &Output) -> Result<Ran, Failed> {
         let ran = Ran {
@@ -187,8 +223,13 @@ impl Cloud {
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         };
+        let mut kept = String::new();
+        for journal in self.journals()? {
+            // One may be gone by now: another run of the test may still be at it.
+            kept.push_str(&fs_err::read_to_string(journal).unwrap_or_default());
+        }
         for secret in &self.secrets {
-            if ran.stdout.contains(secret) || ran.stderr.contains(secret) {
+            if [&ran.stdout, &ran.stderr, &kept].into_iter().any(|text| text.contains(secret)) {
                 return Err(format!("a secret was said: {secret:.12}").into());
             }
         }
@@ -212,6 +253,41 @@ impl Cloud {
         stream.read_to_string(&mut answer)?;
         let (_, body) = answer.split_once("\r\n\r\n").ok_or("no answer")?;
         Ok(serde_json::from_str(body)?)
+    }
+
+    /// A request of somebody else, signed by `openssl` as the profile `DEFAULT`. Returns its status.
+    pub fn call(&self, method: &str, path: &str) -> Result<u16, Failed> {
+        let host = self.text("endpoint").trim_start_matches("http://");
+        let date =
+            Command::new("date").args(["-u", "+%a, %d %b %Y %H:%M:%S GMT"]).env("LC_ALL", "C").output()?;
+        let date = String::from_utf8(date.stdout)?.trim().to_owned();
+        let identities: Value =
+            serde_json::from_slice(&fs_err::read(self.dir.join("cloud/identities.json"))?)?;
+        let value =
+            |key: &str| identities["profiles"]["DEFAULT"][key].as_str().unwrap_or_default().to_owned();
+        let (text, signature) = (self.dir.join("to-sign"), self.dir.join("signature"));
+        fs_err::write(
+            &text,
+            format!("date: {date}\n(request-target): {} {path}\nhost: {host}", method.to_lowercase()),
+        )?;
+        let mut sign = Command::new("openssl");
+        sign.args(["dgst", "-sha256", "-sign", &value("key_file"), "-out"]).arg(&signature).arg(&text);
+        if !sign.status()?.success() {
+            return Err("openssl cannot sign".into());
+        }
+        let encoded = Command::new("base64").arg("-w0").arg(&signature).output()?;
+        let mut stream = TcpStream::connect(host)?;
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: {host}\r\nDate: {date}\r\nConnection: close\r\nAuthorization: Signature version=\"1\",keyId=\"{}/{}/{}\",algorithm=\"rsa-sha256\",headers=\"date (request-target) host\",signature=\"{}\"\r\n\r\n",
+            value("tenancy"),
+            value("user"),
+            value("fingerprint"),
+            String::from_utf8(encoded.stdout)?
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer.split_whitespace().nth(1).ok_or("no answer")?.parse()?)
     }
 
     /// Sets the faults to come.
@@ -283,6 +359,33 @@ impl Cloud {
             .status()?;
         fs_err::remove_file(raw)?;
         if status.success() { Ok(path) } else { Err("qemu-img convert failed".into()) }
+    }
+}
+
+/// A run that goes on.
+pub struct Running {
+    child: Child,
+    files: [std::fs::File; 2],
+}
+
+impl Running {
+    /// Sends it a signal; it may have ended already.
+    pub fn signal(&self, signal: Signal) -> Result<(), Failed> {
+        let pid = Pid::from_raw(i32::try_from(self.child.id())?).ok_or("no process")?;
+        let _ = kill_process(pid, signal);
+        Ok(())
+    }
+
+    /// Waits for its end, and looks for secrets in what it said.
+    pub fn end(mut self, cloud: &Cloud) -> Result<Ran, Failed> {
+        let status = self.child.wait()?;
+        let [stdout, stderr] = self.files.map(|mut file| {
+            let mut text = Vec::new();
+            file.rewind()?;
+            file.read_to_end(&mut text)?;
+            Ok::<_, std::io::Error>(text)
+        });
+        cloud.judge(&Output { status, stdout: stdout?, stderr: stderr? })
     }
 }
 

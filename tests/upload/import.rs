@@ -1,11 +1,10 @@
 //! Imports: waited for, not waited for, refused, interrupted.
 
-use std::process::Stdio;
 use std::thread::sleep;
 use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::cloud::{Bench, same};
@@ -46,16 +45,15 @@ fn no_wait(bench: &Bench, name: &str) -> Result<(), Failed> {
 fn interrupted(bench: &Bench, name: &str) -> Result<(), Failed> {
     let cloud = bench.cloud(name, &["--import-seconds", "6"])?;
     let file = cloud.image("boot.oci", 1, 2)?;
-    let mut command = cloud.command(&file, &["-a", "amd64"]);
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let run = cloud.start(&mut cloud.command(&file, &["-a", "amd64"]))?;
     for _ in 0..200 {
         if cloud.metrics()?["by_op"]["GetWorkRequest"].is_u64() {
             break;
         }
         sleep(Duration::from_millis(50));
     }
-    kill_process(Pid::from_raw(i32::try_from(child.id())?).ok_or("no process")?, Signal::INT)?;
-    let ran = cloud.judge(&child.wait_with_output()?)?.ended(4)?;
+    run.signal(Signal::INT)?;
+    let ran = run.end(&cloud)?.ended(4)?;
     ran.says("the import goes on in the cloud")?.says("`ocne image upload --wait ocid1.")?;
     let ran = cloud.run(&mut cloud.command(&file, &["-a", "amd64", "--timeout", "1s"]))?.ended(4)?;
     ran.says("the import is not done after")?;

@@ -7,6 +7,7 @@ mod cloud;
 mod faults;
 mod identity;
 mod import;
+mod network;
 mod resume;
 mod whole;
 
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
     trials.extend(identity::trials(&bench));
     trials.extend(resume::trials(&bench));
     trials.extend(import::trials(&bench));
+    trials.extend(network::trials(&bench));
     trials.extend(faults::trials(&bench));
     libtest_mimic::run(&arguments, trials).exit_code()
 }

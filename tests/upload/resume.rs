@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::cloud::{Bench, Cloud, Random, same};
@@ -15,6 +15,8 @@ use crate::cloud::{Bench, Cloud, Random, same};
 /// The parts of the images here.
 const PART: &str = "128K";
 const PART_BYTES: u64 = 128 << 10;
+/// What an archive adds to an image of a few MiB: headers, padding, and 5 bytes for each 64 KiB.
+const ARCHIVE_BYTES: u64 = 8 << 10;
 /// Moments at which a run is killed.
 const KILLS: u64 = 40;
 
@@ -38,12 +40,10 @@ fn interrupted(
     signal: Signal,
     after: Duration,
 ) -> Result<Option<i32>, Failed> {
-    let mut command = cloud.command(file, arguments);
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let run = cloud.start(&mut cloud.command(file, arguments))?;
     sleep(after); // the moment is what is being tested
-    let pid = Pid::from_raw(i32::try_from(child.id())?).ok_or("no process")?;
-    let _ = kill_process(pid, signal); // it may be done already
-    Ok(cloud.judge(&child.wait_with_output()?)?.code)
+    run.signal(signal)?;
+    Ok(run.end(cloud)?.code)
 }
 
 /// Waits until the emulator has so many parts.
@@ -55,6 +55,15 @@ fn until_parts(cloud: &Cloud, count: u64) -> Result<(), Failed> {
         sleep(Duration::from_millis(50));
     }
     Err("the parts did not arrive".into())
+}
+
+/// Starts an upload, and kills it when the emulator has so many parts.
+fn killed_after(cloud: &Cloud, command: &mut Command, parts: u64) -> Result<(), Failed> {
+    let run = cloud.start(command)?;
+    until_parts(cloud, parts)?;
+    run.signal(Signal::KILL)?;
+    run.end(cloud)?;
+    cloud.idle()
 }
 
 /// Parts that arrived whole, by upload.
@@ -77,28 +86,60 @@ fn kills(bench: &Bench, name: &str) -> Result<(), Failed> {
         let file = cloud.image(&format!("boot-{number}"), 3, number)?;
         let image_name = format!("image-{number}");
         let arguments = ["-a", "amd64", "--part-size", PART, "--parallel", "4", "-i", &image_name];
+        let object = format!("ocne_boot-{number}");
         // An upload takes about a second and an import half of one.
         for _ in 0..4 {
+            let before = progress(&cloud, &object)?;
             let after = Duration::from_millis(50 + random.below(900));
             interrupted(&cloud, &file, &arguments, Signal::KILL, after)?;
+            cloud.idle()?;
+            sent_once(&cloud, &object, &file, &before)?;
             killed += 1;
         }
+        let before = progress(&cloud, &object)?;
         let record = cloud.done(&file, &arguments)?;
+        sent_once(&cloud, &object, &file, &before)?;
         cloud.imported(&record, &file).map_err(|e| format!("image {number}: {e:?}"))?;
         fs_err::remove_file(file)?;
     }
-    let requests = cloud.requests()?;
-    let mut seen: BTreeMap<(String, u64), u32> = BTreeMap::new();
-    for request in requests.iter().filter(|r| r["op"] == "UploadPart" && r["status"] == 200) {
-        let upload = request["upload_id"].as_str().unwrap_or_default().to_owned();
-        *seen.entry((upload, request["part"].as_u64().unwrap_or_default())).or_default() += 1;
-    }
-    // A part that arrived when the program was dying may be sent again only if the list did not have it yet.
-    let again: u32 = seen.values().map(|count| count - 1).sum();
-    if again > u32::try_from(KILLS * 4)? {
-        return Err(format!("{again} parts were sent again").into());
-    }
     cloud.clean()
+}
+
+/// What the emulator's log says of an object: the bytes that came for it, and those of parts that it has.
+struct Progress {
+    came: u64,
+    kept: u64,
+}
+
+fn progress(cloud: &Cloud, object: &str) -> Result<Progress, Failed> {
+    let mut kept = BTreeMap::new();
+    let mut came = 0;
+    for request in cloud.requests()?.iter().filter(|r| r["op"] == "UploadPart") {
+        if !request["path"].as_str().unwrap_or_default().ends_with(&format!("/{object}")) {
+            continue;
+        }
+        let bytes = request["bytes_in"].as_u64().unwrap_or_default();
+        came += bytes;
+        if request["status"] == 200 {
+            kept.insert((request["upload_id"].to_string(), request["part"].to_string()), bytes);
+        }
+    }
+    Ok(Progress { came, kept: kept.values().sum() })
+}
+
+/// A run sends at most what was missing, and one part for each in flight: those that a killed run had nearly sent.
+fn sent_once(cloud: &Cloud, object: &str, file: &Path, before: &Progress) -> Result<(), Failed> {
+    let total = fs_err::metadata(file)?.len() + ARCHIVE_BYTES;
+    let sent = progress(cloud, object)?.came - before.came;
+    let most = total.saturating_sub(before.kept) + if before.kept >= total { 0 } else { 4 * PART_BYTES };
+    if sent > most {
+        return Err(format!(
+            "{sent} bytes were sent of {object}, of which {} of {total} were there",
+            before.kept
+        )
+        .into());
+    }
+    Ok(())
 }
 
 /// With the state gone, the upload is found on the service, and its parts are used.
@@ -106,10 +147,7 @@ fn journal_lost(bench: &Bench, name: &str) -> Result<(), Failed> {
     let cloud = bench.cloud(name, &["--upload-rate", "512K"])?;
     let file = cloud.image("boot.oci", 6, 1)?;
     let arguments = ["-a", "amd64", "--part-size", PART, "--parallel", "4"];
-    let mut child = cloud.command(&file, &arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-    until_parts(&cloud, 10)?;
-    child.kill()?;
-    child.wait()?;
+    killed_after(&cloud, &mut cloud.command(&file, &arguments), 10)?;
     let (before, sent_before) = (arrived(&cloud.requests()?), part_bytes(&cloud)?);
     let there = before.values().map(BTreeSet::len).sum::<usize>();
     fs_err::remove_dir_all(cloud.home.join(".local"))?;
@@ -152,19 +190,16 @@ fn abort(bench: &Bench, name: &str) -> Result<(), Failed> {
     let file = cloud.image("boot.oci", 4, 3)?;
     let arguments = ["-a", "amd64", "--part-size", PART];
     let mut command = cloud.command(&file, &arguments);
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let run = cloud.start(&mut command)?;
     until_parts(&cloud, 4)?;
-    kill_process(Pid::from_raw(i32::try_from(child.id())?).ok_or("no process")?, Signal::INT)?;
-    let ran = cloud.judge(&child.wait_with_output()?)?.ended(130)?;
+    run.signal(Signal::INT)?;
+    let ran = run.end(&cloud)?.ended(130)?;
     ran.says("the same command goes on where this one stopped")?;
     cloud.run(&mut cloud.command(&file, &["--abort"]))?.ended(0)?.says("Dropped what was sent: 1 upload")?;
     cloud.run(&mut cloud.command(&file, &["--abort"]))?.ended(0)?.says("Nothing was sent of it")?;
     cloud.clean()?;
     // What nobody aborts, `gc` finds; it may be under way for a day.
-    let mut child = cloud.command(&file, &arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-    until_parts(&cloud, 6)?;
-    child.kill()?;
-    child.wait()?;
+    killed_after(&cloud, &mut cloud.command(&file, &arguments), 6)?;
     for (more, words) in [
         (&[][..], "recent   ocne-images/ocne_boot.oci"),
         (&["--yes"], "recent "),
@@ -174,10 +209,7 @@ fn abort(bench: &Bench, name: &str) -> Result<(), Failed> {
         same(words, &json!(ran.stdout.starts_with(words)), &json!(true))?;
     }
     same("left", &cloud.metrics()?["dangling_multipart_uploads"], &json!([]))?;
-    let mut child = cloud.command(&file, &arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-    until_parts(&cloud, 10)?;
-    child.kill()?;
-    child.wait()?;
+    killed_after(&cloud, &mut cloud.command(&file, &arguments), 10)?;
     let record = cloud.done(&file, &[&arguments[..], &["--no-resume"]].concat())?;
     same("resumed", &record["resumed_bytes"], &json!(0))?;
     same("sent", &record["sent_bytes"], &record["object"]["size_bytes"])?;
@@ -190,12 +222,9 @@ fn two_at_once(bench: &Bench, name: &str) -> Result<(), Failed> {
     let cloud = bench.cloud(name, &["--upload-rate", "1M"])?;
     let file = cloud.image("boot.oci", 3, 4)?;
     let arguments = ["-a", "amd64", "--part-size", PART];
-    let start = || cloud.command(&file, &arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let start = || cloud.start(&mut cloud.command(&file, &arguments));
     let (first, second) = (start()?, start()?);
-    let (first, second) = (
-        cloud.judge(&first.wait_with_output()?)?.ended(0)?,
-        cloud.judge(&second.wait_with_output()?)?.ended(0)?,
-    );
+    let (first, second) = (first.end(&cloud)?.ended(0)?, second.end(&cloud)?.ended(0)?);
     let records: Vec<Value> =
         [&first, &second].iter().map(|ran| serde_json::from_str(&ran.stdout)).collect::<Result<_, _>>()?;
     same("images", &records[0]["image"]["id"], &records[1]["image"]["id"])?;
@@ -205,48 +234,50 @@ fn two_at_once(bench: &Bench, name: &str) -> Result<(), Failed> {
     let other = cloud.image("other.oci", 3, 5)?;
     let start = |state: &str| {
         let mut command = cloud.command(&other, &[&arguments[..], &["-i", state, "--keep-object"]].concat());
-        command.env("XDG_STATE_HOME", cloud.dir.join(state));
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
+        cloud.start(command.env("XDG_STATE_HOME", cloud.dir.join(state)))
     };
     let (first, second) = (start("a")?, start("b")?);
-    for child in [first, second] {
-        let ran = cloud.judge(&child.wait_with_output()?)?.ended(0)?;
+    for run in [first, second] {
+        let ran = run.end(&cloud)?.ended(0)?;
         cloud.imported(&serde_json::from_str(&ran.stdout)?, &other)?;
     }
     cloud.clean()
 }
 
 fn file_changes(bench: &Bench, name: &str) -> Result<(), Failed> {
-    let cloud = bench.cloud(name, &["--upload-rate", "256K"])?;
+    // What would take 12 seconds ends when the file is changed.
+    let cloud = bench.cloud(name, &["--upload-rate", "64K"])?;
     let file = cloud.image("boot.oci", 3, 6)?;
-    let mut command = cloud.command(&file, &["-a", "amd64", "--part-size", PART]);
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let run =
+        cloud.start(&mut cloud.command(&file, &["-a", "amd64", "--part-size", PART, "--parallel", "4"]))?;
     until_parts(&cloud, 4)?;
     let bytes = fs_err::read(&file)?;
     fs_err::write(&file, [&bytes[..], b"more"].concat())?;
-    let ran = cloud.judge(&child.wait_with_output()?)?.ended(1)?;
+    let ran = run.end(&cloud)?.ended(1)?;
     ran.says("was changed by somebody else while it was sent")?;
     let metrics = cloud.metrics()?;
     same("uploads that are left", &metrics["dangling_multipart_uploads"], &json!([]))?;
     same("images", &metrics["by_op"]["CreateImage"], &Value::Null)?;
+    if metrics["part_uploads_ok"].as_u64().unwrap_or_default() > 16 {
+        return Err(format!("it was noticed after {} parts", metrics["part_uploads_ok"]).into());
+    }
     fs_err::write(&file, bytes)?;
-    let record = cloud.done(&file, &["-a", "amd64"])?;
+    let record = cloud.done(&file, &["-a", "amd64", "--part-size", PART, "--parallel", "32"])?;
     cloud.imported(&record, &file)?;
     cloud.clean()
 }
 
 /// Uploads that vanish under the program are begun again.
 fn ended_by_others(bench: &Bench, name: &str) -> Result<(), Failed> {
-    let cloud = bench.cloud(name, &["--upload-rate", "256K"])?;
+    let cloud = bench.cloud(name, &["--upload-rate", "128K"])?;
     let file = cloud.image("boot.oci", 3, 7)?;
-    let mut command = cloud.command(&file, &["-a", "amd64", "--part-size", PART]);
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let run = cloud.start(&mut cloud.command(&file, &["-a", "amd64", "--part-size", PART]))?;
     until_parts(&cloud, 4)?;
     // Somebody else with another state folder drops it.
     let mut abort = cloud.command(&file, &["--abort"]);
     abort.env("XDG_STATE_HOME", cloud.dir.join("other"));
     cloud.run(&mut abort)?.ended(0)?.says("Dropped what was sent: 1 upload")?;
-    let ran = cloud.judge(&child.wait_with_output()?)?.ended(0)?;
+    let ran = run.end(&cloud)?.ended(0)?;
     cloud.imported(&serde_json::from_str(&ran.stdout)?, &file)?;
     cloud.clean()
 }

@@ -111,17 +111,29 @@ impl Sender<'_> {
             if round == 0 && self.request.no_resume {
                 self.drop_upload().await;
             }
-            let (upload, parts, there) = self.find_or_begin(replaces.as_deref()).await?;
-            match self.round(&upload, parts, there, replaces.as_deref()).await? {
-                Round::Done(sent) => {
+            let done = self.one_round(replaces.as_deref()).await;
+            match done {
+                Ok(Round::Done(sent)) => {
                     self.journal.state.upload_id = None;
                     self.journal.save();
                     return Ok(sent);
                 }
-                Round::Again => tracing::debug!(round, "the upload was changed by somebody else"),
+                Ok(Round::Again) => tracing::debug!(round, "the upload was changed by somebody else"),
+                // Whatever failed: parts of a file that is no more are of no use, and neither is another error.
+                Err(error) if self.source.has_changed() => {
+                    tracing::debug!(%error, "the file was changed");
+                    self.drop_upload().await;
+                    return Err(UploadError::FileChanged { path: self.source.path.clone() });
+                }
+                Err(error) => return Err(error),
             }
         }
         Err(UploadError::Ended { object: self.object.to_owned(), times: ROUNDS_MAX })
+    }
+
+    async fn one_round(&mut self, replaces: Option<&str>) -> Result<Round, UploadError> {
+        let (upload, parts, there) = self.find_or_begin(replaces).await?;
+        self.round(&upload, parts, there, replaces).await
     }
 
     /// Ends the upload that the journal remembers. That it cannot be ended is nobody's failure: it is listed as stale.
@@ -331,7 +343,6 @@ impl Sender<'_> {
             }
         }
         if self.source.has_changed() {
-            self.drop_upload().await;
             return Err(UploadError::FileChanged { path: self.source.path.clone() });
         }
         let expected = Checksums::of_object(checksums.values());
@@ -369,6 +380,10 @@ impl Sender<'_> {
             }
             match in_flight.next().await {
                 None => return Ok(Some(sent)),
+                // Nobody shall wait an hour for what is known now.
+                Some(Ok(_)) if self.source.has_changed() => {
+                    return Err(UploadError::FileChanged { path: self.source.path.clone() });
+                }
                 Some(Ok(Either::Left((number, etag, here)))) => {
                     sent.insert(number, (etag, here));
                     parallel.arrived(parts.length(number), started.elapsed());
