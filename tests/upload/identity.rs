@@ -1,6 +1,5 @@
 //! Who uploads: every form of keys and profiles, and what is said to those who may not.
 
-use std::process::Stdio;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -15,6 +14,8 @@ pub fn trials(bench: &Bench) -> Vec<Trial> {
         bench.trial("identity::every_profile", every_profile),
         bench.trial("identity::compartments", compartments),
         bench.trial("identity::resource_principal", resource_principal),
+        bench.trial("identity::instance_principal", instance_principal),
+        bench.trial("identity::workload_identity", workload_identity),
         bench.trial("identity::a_session_that_is_renewed_meanwhile", renewed_meanwhile),
         bench.trial("identity::clocks", clocks),
     ]
@@ -130,10 +131,62 @@ fn renewed_meanwhile(bench: &Bench, name: &str) -> Result<(), Failed> {
     cloud.signal(Signal::STOP)?;
     let mut command = cloud.command(&file, &["-a", "amd64", "-p", "SESSION"]);
     command.env("OCI_CLI_SECURITY_TOKEN_FILE", &token);
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let run = cloud.start(&mut command)?;
     sleep(Duration::from_millis(500));
     fs_err::write(&token, good)?;
     cloud.signal(Signal::CONT)?;
-    let ran = cloud.judge(&child.wait_with_output()?)?.ended(0)?;
+    let ran = run.end(&cloud)?.ended(0)?;
     cloud.imported(&serde_json::from_str(&ran.stdout)?, &file)
+}
+
+/// An instance has a certificate, and no configuration file. Its tokens end every second, as it were, and one is refused.
+fn instance_principal(bench: &Bench, name: &str) -> Result<(), Failed> {
+    let cloud = bench.cloud(name, &["--session-seconds", "61"])?;
+    let file = cloud.image("boot.oci", 2, 3)?;
+    let instance = |more: &[&str]| {
+        let mut command = cloud.command(
+            &file,
+            &[&["-a", "amd64", "--part-size", "128K", "--max-bandwidth", "1M"], more].concat(),
+        );
+        command.env_remove("OCI_CLI_CONFIG_FILE");
+        command.env("OCI_METADATA_BASE_URL", format!("{}/opc/v2", cloud.text("endpoint")));
+        command
+    };
+    cloud.faults(
+        &json!([{ "op": "GetBucket", "action": "status", "status": 401, "code": "NotAuthenticated" }]),
+    )?;
+    let ran = cloud.run(&mut instance(&["--auth", "instance_principal"]))?.ended(0)?;
+    cloud.imported(&serde_json::from_str(&ran.stdout)?, &file)?;
+    let tokens = cloud.metrics()?["by_op"]["Federate"].as_u64().unwrap_or_default();
+    if !(3..20).contains(&tokens) {
+        return Err(format!("{tokens} tokens were fetched").into());
+    }
+    // Without a configuration file it is what there is. Refused for good, it says what is missing.
+    cloud.faults(&json!([{ "op": "GetNamespace", "action": "status", "status": 401, "code": "NotAuthenticated", "count": -1 }]))?;
+    cloud.run(&mut instance(&[]))?.ended(3)?.says("as by a dynamic group")?;
+    let asked = cloud.requests()?.iter().filter(|r| r["status"] == 401 && r["op"] == "GetNamespace").count();
+    same("attempts", &json!(asked), &json!(2))?;
+    let mut nowhere = instance(&["--auth", "instance_principal"]);
+    nowhere.env("OCI_METADATA_BASE_URL", "http://127.0.0.1:1/opc/v2");
+    cloud.run(&mut nowhere)?.ended(3)?.says("cannot authenticate as an instance")?;
+    cloud.clean()
+}
+
+/// A pod has what Kubernetes gives it.
+fn workload_identity(bench: &Bench, name: &str) -> Result<(), Failed> {
+    let cloud = bench.cloud(name, &["--tls-port", "12250"])?;
+    let file = cloud.image("boot.oci", 1, 4)?;
+    let pod = |folder: &std::path::Path| {
+        let mut command = cloud.command(&file, &["-a", "amd64", "--auth", "oke_workload_identity"]);
+        command.env_remove("OCI_CLI_CONFIG_FILE").env("KUBERNETES_SERVICE_HOST", "127.0.0.1");
+        command.env("OCI_RESOURCE_PRINCIPAL_REGION", "us-ashburn-1");
+        command.env("OCI_KUBERNETES_SERVICE_ACCOUNT_CERT_PATH", folder.join("ca.crt"));
+        command
+    };
+    let folder = cloud.dir.join("cloud/pod");
+    let ran = cloud.run(&mut pod(&folder))?.ended(0)?;
+    cloud.imported(&serde_json::from_str(&ran.stdout)?, &file)?;
+    fs_err::write(folder.join("token"), "another")?;
+    cloud.run(&mut pod(&folder))?.ended(3)?.says("cannot authenticate as a pod")?.says("it answers 403")?;
+    cloud.clean()
 }

@@ -28,6 +28,8 @@ fn a_boot_image(bench: &Bench, name: &str) -> Result<(), Failed> {
     let mut create = Command::new(env!("CARGO_BIN_EXE_ocne"));
     create.args(["image", "create", "-t", "oci", "-a", "amd64", "--image"]);
     create.arg(format!("oci-archive:{}", source.display())).arg("-o").arg(&file).env("HOME", &cloud.home);
+    let report = cloud.dir.join("boot.qcow2-1.33-amd64.oci.report.json");
+    create.args(["-v", "1.32", "--report"]).arg(&report);
     cloud.run(&mut create)?.ended(0)?;
     let mut upload =
         cloud.upload(&["--arch", "amd64", "--type", "oci", "--compartment", "sandbox/images", "--file"]);
@@ -38,11 +40,18 @@ fn a_boot_image(bench: &Bench, name: &str) -> Result<(), Failed> {
         .says("Image OCID is ocid1.image.oc1.iad.")?;
     same("standard output", &json!(ran.stdout), &json!(""))?;
     // Again, for the record: nothing is sent.
-    let record = cloud.done(&file, &["-v", "1.33"])?;
+    let record = cloud.done(&file, &[])?;
     same("already there", &record["already_there"], &json!(true))?;
     cloud.imported(&record, &file)?;
     same("architecture", &record["image"]["freeform_tags"]["ocne/architecture"], &json!("amd64"))?;
-    same("version", &record["image"]["freeform_tags"]["ocne/kubernetes"], &json!("1.33"))?;
+    same("version of the report", &record["image"]["freeform_tags"]["ocne/kubernetes"], &json!("1.32"))?;
+    // A report of another image: not used when it is only beside this one, an error when it was named.
+    let mut wrong: Value = serde_json::from_slice(&fs_err::read(&report)?)?;
+    wrong["output"]["sha256"] = json!("0".repeat(64));
+    fs_err::write(&report, wrong.to_string())?;
+    cloud.run(&mut cloud.command(&file, &[]))?.ended(0)?.says("is of another image, and is not used")?;
+    let named = ["--report", report.to_str().ok_or("no text")?];
+    cloud.run(&mut cloud.command(&file, &named))?.ended(1)?.says("cannot use the report")?;
     same("compartment", &record["image"]["compartment_id"], &json!(cloud.compartment("sandbox/images")))?;
     same("system", &record["image"]["operating_system"], &json!("Oracle Linux"))?;
     cloud.run(&mut cloud.command(&file, &["-a", "arm64"]))?.ended(1)?.says("is for amd64, not for arm64")?;

@@ -14,10 +14,11 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::credentials::Credentials;
 use crate::error::{OracleError, ServiceError};
 use crate::object_storage::PartBody;
 use crate::region::Service;
-use crate::settings::{Credentials, Settings};
+use crate::settings::Settings;
 use crate::signature::{SignedBody, ToSign};
 
 /// Answers are small; 10,000 parts of an upload come in pages.
@@ -61,7 +62,7 @@ impl fmt::Debug for ClientOptions {
 pub struct Client {
     options: ClientOptions,
     /// Those of the settings, or newer ones.
-    credentials: Mutex<Credentials>,
+    credentials: tokio::sync::Mutex<Credentials>,
     /// A client for each host: proxies and certificates depend on it.
     http: Mutex<HashMap<String, Http>>,
 }
@@ -195,7 +196,7 @@ impl Client {
     /// # Errors
     /// When certificates or proxies cannot be used.
     pub fn new(options: ClientOptions) -> Result<Self, OracleError> {
-        let credentials = Mutex::new(options.settings.credentials.clone());
+        let credentials = tokio::sync::Mutex::new(options.settings.credentials.clone());
         let client = Self { options, credentials, http: Mutex::default() };
         let (_, host) = client.base(Service::ObjectStorage)?;
         client.http(&host)?;
@@ -207,11 +208,11 @@ impl Client {
         &self.options.settings
     }
 
-    /// The credentials; newer ones if these are about to end and somebody has renewed them.
-    fn credentials(&self) -> Credentials {
-        let mut credentials = self.credentials.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The credentials; newer ones if these are about to end and can be renewed, or somebody has done so.
+    async fn credentials(&self) -> Credentials {
+        let mut credentials = self.credentials.lock().await;
         if credentials.is_about_to_end()
-            && let Some(newer) = credentials.renewed()
+            && let Some(newer) = credentials.renewed().await
         {
             *credentials = newer;
         }
@@ -219,12 +220,12 @@ impl Client {
     }
 
     /// Looks for newer credentials than those that were refused.
-    fn renew(&self, refused: &Credentials) -> bool {
-        let mut credentials = self.credentials.lock().unwrap_or_else(PoisonError::into_inner);
+    async fn renew(&self, refused: &Credentials) -> bool {
+        let mut credentials = self.credentials.lock().await;
         if credentials.key_id != refused.key_id {
             return true; // another request has found them
         }
-        let newer = credentials.renewed();
+        let newer = credentials.renewed().await;
         newer.map(|newer| *credentials = newer).is_some()
     }
 
@@ -288,7 +289,7 @@ impl Client {
         let mut attempts = Attempts::new(&self.options.network);
         let mut is_renewed = false;
         loop {
-            let credentials = self.credentials();
+            let credentials = self.credentials().await;
             let (reason, failure, refused, is_untrusted) = match self
                 .attempt(&call, &credentials, &http, &url, &host, body.as_ref())
                 .await?
@@ -300,7 +301,10 @@ impl Client {
                 }
                 Outcome::Broken { reason, failure, is_untrusted } => (reason, failure, None, is_untrusted),
             };
-            if refused.as_ref().is_some_and(|e| e.status == 401) && !is_renewed && self.renew(&credentials) {
+            if refused.as_ref().is_some_and(|e| e.status == 401)
+                && !is_renewed
+                && self.renew(&credentials).await
+            {
                 is_renewed = true;
                 continue;
             }
@@ -468,7 +472,7 @@ impl Client {
             request_id: text("opc-request-id"),
             clock_ahead_seconds: server_time.map(seconds_ahead),
             right: call.right.map(str::to_owned),
-            fingerprint: credentials.key.fingerprint().to_owned(),
+            fingerprint: (!credentials.is_session()).then(|| credentials.key.fingerprint().to_owned()),
             renewal: credentials.renewal.clone(),
         };
         let failure = if is_passing(&error, call.stream.is_some()) {

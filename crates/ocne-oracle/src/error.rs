@@ -87,6 +87,7 @@ impl OracleError {
         match self {
             Self::Service(error) => {
                 matches!(error.status, 401 | 403 | 404)
+                    || error.code.ends_with("NotAuthorizedOrNotFound")
                     || ["Limit", "Quota"].iter().any(|word| error.code.contains(word))
             }
             Self::Compartment(_) => true,
@@ -125,8 +126,8 @@ pub struct ServiceError {
     pub clock_ahead_seconds: Option<i64>,
     /// The right that allows it, as in a policy: `manage objects in compartment NAME`.
     pub right: Option<String>,
-    /// The public key's fingerprint, when the service does not accept the signature.
-    pub fingerprint: String,
+    /// The fingerprint of the user's API key, when it is that which signs.
+    pub fingerprint: Option<String>,
     /// What renews a session.
     pub renewal: Option<String>,
 }
@@ -164,10 +165,12 @@ impl ServiceError {
                     if ahead > 0 { "behind" } else { "ahead" }
                 ),
                 (None, Some(renewal)) => format!("the session may have ended; `{renewal}` begins a new one"),
-                (None, None) => format!(
-                    "the user needs an API key with the fingerprint {}: add its public key in the console, under the user's API keys",
-                    self.fingerprint
-                ),
+                (None, None) => match &self.fingerprint {
+                    Some(fingerprint) => format!(
+                        "the user needs an API key with the fingerprint {fingerprint}: add its public key in the console, under the user's API keys"
+                    ),
+                    None => "the token is refused; a policy has to name this instance or resource, as by a dynamic group".to_owned(),
+                },
             }),
             403 | 404 => {
                 let right = self.right.as_ref()?;
@@ -175,6 +178,11 @@ impl ServiceError {
                     "it does not exist, or this user may not: the policy statement `Allow group GROUP to {right}` allows it"
                 ))
             }
+            // Said of an object that is to be imported, when it is gone, and when the service may not read it.
+            _ if self.code.starts_with("Related") => Some(
+                "it is gone, and the same command sends it again; or the policy statement `Allow group GROUP to read objects in compartment NAME` is missing"
+                    .to_owned(),
+            ),
             _ if ["Limit", "Quota"].iter().any(|word| self.code.contains(word)) => {
                 Some("ask for a higher service limit in the console, or remove what is not needed".to_owned())
             }
@@ -199,7 +207,7 @@ mod tests {
             request_id: Some("A/B/C".to_owned()),
             clock_ahead_seconds: Some(2),
             right: Some("manage instance-images in compartment NAME".to_owned()),
-            fingerprint: "00:11".to_owned(),
+            fingerprint: Some("00:11".to_owned()),
             renewal: None,
         }
     }
@@ -234,6 +242,8 @@ mod tests {
     fn quotas_are_refusals_and_busy_services_pass() {
         let of = |status, code| OracleError::from(Box::new(error(status, code)));
         assert!(of(400, "QuotaExceeded").is_refusal());
+        let related = of(400, "RelatedResourceNotAuthorizedOrNotFound");
+        assert!(related.is_refusal() && related.hint().unwrap().contains("read objects"));
         assert!(of(429, "TooManyRequests").is_passing() && of(503, "").is_passing());
         assert!(!of(409, "IncorrectState").is_passing());
     }

@@ -18,7 +18,7 @@ use ring::signature::{KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair};
 use crate::secret::Secret;
 
 /// `SEQUENCE { OBJECT IDENTIFIER rsaEncryption, NULL }` (RFC 8017, A.1).
-const RSA_ALGORITHM: [u8; 15] =
+pub(crate) const RSA_ALGORITHM: [u8; 15] =
     [0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
 
 /// Why a file is no key that can sign.
@@ -189,7 +189,7 @@ fn public_key_info(public: &[u8]) -> Vec<u8> {
     der(0x30, &inside)
 }
 
-fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+pub(crate) fn der(tag: u8, content: &[u8]) -> Vec<u8> {
     let mut out = vec![tag];
     let length = content.len().to_be_bytes();
     let significant: Vec<u8> = length.into_iter().skip_while(|b| *b == 0).collect();

@@ -7,9 +7,12 @@
 mod client;
 mod compute;
 mod config;
+mod credentials;
 mod error;
+mod federation;
 mod identity;
 mod key;
+mod keygen;
 mod object_storage;
 mod region;
 mod secret;
@@ -23,13 +26,15 @@ pub use compute::{
     CreateImage, Image, ImageSource, LaunchOptions, NewImage, ShapeCompatibility, SourceImageType,
 };
 pub use config::{ConfigFile, ConfigProblem};
+pub use credentials::Credentials;
 pub use error::{OracleError, ServiceError};
 pub use identity::{Compartment, CompartmentProblem};
 pub use key::{KeyProblem, SigningKey};
+pub use keygen::NewKey;
 pub use object_storage::{
     Bucket, CommittedObject, MultipartUpload, ObjectHead, Part, PartBody, UploadedPart,
 };
 pub use region::{Region, Service};
 pub use secret::Secret;
-pub use settings::{AuthKind, Credentials, Settings, SettingsError, SettingsRequest};
+pub use settings::{AuthKind, Settings, SettingsError, SettingsRequest};
 pub use work_request::{WorkRequest, WorkRequestProblem, WorkRequestStatus};

@@ -4,22 +4,35 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fs_err as fs;
+use ocne_http::NetworkOptions;
 use reqwest::Url;
 
-use crate::config::{ConfigFile, ConfigProblem, DEFAULT_PROFILE};
+use crate::config::{ConfigFile, DEFAULT_PROFILE};
+use crate::credentials::{Credentials, GivenToken, Material, TokenSource};
+use crate::federation::{self, Instance, Workload};
 use crate::key::{KeyProblem, SigningKey};
 use crate::region::{MoreRegions, Region};
 use crate::secret::Secret;
 use crate::token;
 
+mod error;
+
+pub use error::SettingsError;
+use error::{INSTANCE, POD};
+
 /// Configuration files, keys and tokens are a page of text; anything larger is none of them.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// What says that this is a resource with a token of its own.
+/// What says that this is a resource with a token of its own, and where that is.
 const RESOURCE_VERSION: &str = "OCI_RESOURCE_PRINCIPAL_VERSION";
+const RESOURCE_REGION: &str = "OCI_RESOURCE_PRINCIPAL_REGION";
+/// Where the metadata service is, if not where it always is.
+const METADATA_URL: &str = "OCI_METADATA_BASE_URL";
+/// What the firmware of every instance says.
+const CHASSIS: (&str, &str) = ("/sys/class/dmi/id/chassis_asset_tag", "OracleCloud.com");
 
 /// How requests are authenticated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,6 +46,10 @@ pub enum AuthKind {
     SessionToken,
     /// By the token that a function or another resource is given, version 2.2.
     ResourcePrincipal,
+    /// As the instance that this runs on.
+    InstancePrincipal,
+    /// As the pod that this runs in, in a cluster of Oracle's Kubernetes.
+    WorkloadIdentity,
 }
 
 /// What was asked for; all of it may be left to the environment and the configuration file.
@@ -52,90 +69,8 @@ pub struct SettingsRequest {
     pub auth: Option<AuthKind>,
     /// Certificates to trust besides the system's.
     pub ca_file: Option<PathBuf>,
-}
-
-/// What signs requests, and in whose name.
-#[derive(Debug, Clone)]
-pub struct Credentials {
-    /// What the service finds the public key by. Of sessions it holds their token.
-    pub(crate) key_id: Secret,
-    pub(crate) key: SigningKey,
-    /// When they end.
-    pub(crate) expires: Option<SystemTime>,
-    /// What renews them, for a hint.
-    pub(crate) renewal: Option<String>,
-    /// Where newer ones may be found.
-    source: Option<Arc<TokenSource>>,
-}
-
-/// A token and its key, which others renew while this program runs.
-#[derive(Debug)]
-struct TokenSource {
-    token: Material,
-    key: Material,
-    pass_phrase: Option<Material>,
-    renewal: Option<String>,
-}
-
-/// A value, or the file that has it.
-#[derive(Debug)]
-enum Material {
-    Value(Secret),
-    File(PathBuf),
-}
-
-impl Material {
-    /// As resources are given it: what begins with a slash is a file.
-    fn new(text: String) -> Self {
-        if text.starts_with('/') { Self::File(text.into()) } else { Self::Value(Secret::new(text)) }
-    }
-
-    fn read(&self, what: &'static str, warnings: &mut Vec<String>) -> Result<Secret, SettingsError> {
-        match self {
-            Self::Value(value) => Ok(value.clone()),
-            Self::File(path) => {
-                let content = read(path, what, warnings)?;
-                Ok(Secret::new(String::from_utf8_lossy(&content).trim()))
-            }
-        }
-    }
-
-    fn path(&self) -> PathBuf {
-        match self {
-            Self::Value(_) => PathBuf::from("OCI_RESOURCE_PRINCIPAL_PRIVATE_PEM"),
-            Self::File(path) => path.clone(),
-        }
-    }
-}
-
-impl TokenSource {
-    fn credentials(self: &Arc<Self>, warnings: &mut Vec<String>) -> Result<Credentials, SettingsError> {
-        let token = self.token.read("session token", warnings)?;
-        let pass_phrase = self.pass_phrase.as_ref().map(|p| p.read("pass phrase", warnings)).transpose()?;
-        let key = self.key.read("key", warnings)?;
-        let key = SigningKey::from_pem(key.reveal().as_bytes(), pass_phrase.as_ref())
-            .map_err(|problem| SettingsError::Key { path: self.key.path(), problem })?;
-        Ok(Credentials {
-            key_id: Secret::new(format!("ST${}", token.reveal())),
-            key,
-            expires: token::expiry(token.reveal()),
-            renewal: self.renewal.clone(),
-            source: Some(Arc::clone(self)),
-        })
-    }
-}
-
-impl Credentials {
-    /// Newer credentials, if somebody has renewed them.
-    pub(crate) fn renewed(&self) -> Option<Self> {
-        let newer = self.source.as_ref()?.credentials(&mut Vec::new()).ok()?;
-        (newer.key_id != self.key_id).then_some(newer)
-    }
-
-    /// Whether they end within a minute.
-    pub(crate) fn is_about_to_end(&self) -> bool {
-        self.expires.is_some_and(|end| end < SystemTime::now() + Duration::from_mins(1))
-    }
+    /// How the network is used when a token has to be fetched.
+    pub network: NetworkOptions,
 }
 
 /// The settings in effect.
@@ -157,144 +92,6 @@ pub struct Settings {
     pub profile: String,
     /// What a person should know.
     pub warnings: Vec<String>,
-}
-
-/// Why nobody can be authenticated.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SettingsError {
-    /// There is no configuration file.
-    #[error("there is no configuration for Oracle Cloud: `{}` does not exist", path.display())]
-    NoConfig {
-        /// Where it was looked for.
-        path: PathBuf,
-    },
-    /// A file cannot be read.
-    #[error("cannot read the {what} `{}`", path.display())]
-    File {
-        /// What it is.
-        what: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The configuration file makes no sense.
-    #[error("cannot read the configuration file `{}`: {problem}", path.display())]
-    Config {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        problem: ConfigProblem,
-    },
-    /// There is no such profile.
-    #[error("`{}` has no profile `{profile}`; it has: {}", path.display(), present.join(", "))]
-    NoProfile {
-        /// The file.
-        path: PathBuf,
-        /// What was asked for.
-        profile: String,
-        /// What there is.
-        present: Vec<String>,
-    },
-    /// Something that is needed is not set.
-    #[error("the profile `{profile}` of `{}` has no `{key}`", path.display())]
-    Missing {
-        /// The file.
-        path: PathBuf,
-        /// The profile.
-        profile: String,
-        /// Its missing key.
-        key: &'static str,
-    },
-    /// A variable that is needed is not set.
-    #[error("the variable {name} is not set")]
-    NoVariable {
-        /// Its name.
-        name: &'static str,
-    },
-    /// A value cannot be used.
-    #[error("{name} is `{value}`: {reason}")]
-    Value {
-        /// The setting.
-        name: &'static str,
-        /// What it is.
-        value: String,
-        /// Why not.
-        reason: String,
-    },
-    /// The key cannot be used.
-    #[error("cannot use the key `{}`: {problem}", path.display())]
-    Key {
-        /// The file, or the variable.
-        path: PathBuf,
-        /// Why.
-        problem: KeyProblem,
-    },
-    /// The key is another than the configured fingerprint says.
-    #[error("the key `{}` has the fingerprint {actual}, but the profile `{profile}` says {configured}", path.display())]
-    Fingerprint {
-        /// The key.
-        path: PathBuf,
-        /// Its fingerprint.
-        actual: String,
-        /// The profile.
-        profile: String,
-        /// What it says.
-        configured: String,
-    },
-    /// The session has ended.
-    #[error("the session token of the profile `{profile}` expired {} ago", minutes(*ago))]
-    SessionExpired {
-        /// The profile.
-        profile: String,
-        /// How long ago.
-        ago: Duration,
-        /// What makes a new one.
-        renewal: String,
-    },
-}
-
-impl SettingsError {
-    /// What a person can do about it, where that is known.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::NoConfig { .. } => Some(
-                "`oci setup config` writes one; or name it by `--oci-config` or OCI_CLI_CONFIG_FILE"
-                    .to_owned(),
-            ),
-            Self::NoProfile { .. } => Some("choose one of them with `--profile`".to_owned()),
-            Self::Missing { key: "region", .. } => {
-                Some("add `region=` to the profile, or give `--region`, such as us-ashburn-1".to_owned())
-            }
-            Self::Missing { key, .. } => Some(format!(
-                "add `{key}=` to the profile; the console shows it under the user's API keys, as a preview of the configuration file"
-            )),
-            Self::Key { problem: KeyProblem::NoPassPhrase, .. } => {
-                Some("add `pass_phrase=` to the profile, or set OCI_CLI_PASSPHRASE".to_owned())
-            }
-            Self::Key { problem: KeyProblem::WrongPassPhrase, .. } => {
-                Some("mend `pass_phrase=` in the profile, or set OCI_CLI_PASSPHRASE".to_owned())
-            }
-            Self::Key { problem: KeyProblem::Method { .. }, path } => {
-                Some(format!("`openssl pkcs8 -topk8 -in {} -out new.pem` writes it anew", path.display()))
-            }
-            Self::Key { problem: KeyProblem::NotPrivate { .. }, .. } => Some(
-                "`key_file=` names the private key, not the one that was pasted into the console".to_owned(),
-            ),
-            Self::Fingerprint { .. } => Some("mend `fingerprint=` or `key_file=` in the profile".to_owned()),
-            Self::SessionExpired { renewal, .. } => Some(format!("`{renewal}` begins a new one")),
-            _ => None,
-        }
-    }
-}
-
-fn minutes(time: Duration) -> String {
-    match time.as_secs() {
-        seconds @ 0..120 => format!("{seconds} s"),
-        seconds @ 120..7200 => format!("{} min", seconds / 60),
-        seconds => format!("{} h", seconds / 3600),
-    }
 }
 
 /// Where values come from: the environment over the profile.
@@ -336,8 +133,11 @@ impl Settings {
             (None, None) => AuthKind::Auto,
             (None, Some(text)) => auth_kind(&text)?,
         };
-        if asked == AuthKind::ResourcePrincipal {
-            return Self::of_resource(request, env);
+        match asked {
+            AuthKind::ResourcePrincipal => return Self::of_resource(request, env),
+            AuthKind::InstancePrincipal => return Self::of_instance(request, env),
+            AuthKind::WorkloadIdentity => return Self::of_pod(request, env),
+            AuthKind::Auto | AuthKind::ApiKey | AuthKind::SessionToken => {}
         }
         let home = env("HOME").map(PathBuf::from).unwrap_or_default();
         let (path, is_named) = config_path(request, env, &home);
@@ -351,8 +151,17 @@ impl Settings {
                 ConfigFile::default()
             }
             Err(SettingsError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                if asked == AuthKind::Auto && !is_named && env(RESOURCE_VERSION).is_some() {
-                    return Self::of_resource(request, env);
+                if asked == AuthKind::Auto && !is_named {
+                    if env("OCI_RESOURCE_PRINCIPAL_RPST").is_some() {
+                        return Self::of_resource(request, env);
+                    }
+                    if env("KUBERNETES_SERVICE_HOST").is_some() && env(RESOURCE_REGION).is_some() {
+                        return Self::of_pod(request, env);
+                    }
+                    let chassis = fs::read_to_string(CHASSIS.0).unwrap_or_default();
+                    if env(METADATA_URL).is_some() || chassis.trim() == CHASSIS.1 {
+                        return Self::of_instance(request, env);
+                    }
                 }
                 return Err(SettingsError::NoConfig { path });
             }
@@ -376,7 +185,8 @@ impl Settings {
         let tenancy = sources.need("OCI_CLI_TENANCY", "tenancy")?;
         let user = sources.find("OCI_CLI_USER", "user");
         let credentials = credentials(asked, &sources, &region, &tenancy, ask, &mut warnings)?;
-        Self::with_place(request, env, credentials, tenancy, user, &region, profile.clone(), warnings)
+        let place = Place::find(request, env, &region)?;
+        Ok(place.settings(credentials, tenancy, user, profile.clone(), warnings))
     }
 
     /// The settings of a function or another resource, which has no configuration file.
@@ -391,38 +201,92 @@ impl Settings {
             return Err(SettingsError::Value { name: RESOURCE_VERSION, value: version, reason });
         }
         let mut warnings = Vec::new();
-        let source = Arc::new(TokenSource {
+        let source = GivenToken {
             token: Material::new(need("OCI_RESOURCE_PRINCIPAL_RPST")?),
             key: Material::new(need("OCI_RESOURCE_PRINCIPAL_PRIVATE_PEM")?),
             pass_phrase: env("OCI_RESOURCE_PRINCIPAL_PRIVATE_PEM_PASSPHRASE").map(Material::new),
             renewal: None,
-        });
+        };
         let credentials = source.credentials(&mut warnings)?;
         let token = credentials.key_id.reveal().trim_start_matches("ST$");
         let tenancy = token::tenancy(token).or_else(|| env("OCI_CLI_TENANCY"));
         let tenancy = tenancy.ok_or(SettingsError::NoVariable { name: "OCI_CLI_TENANCY" })?;
         let region = match &request.region {
             Some(region) => region.clone(),
-            None => Material::new(need("OCI_RESOURCE_PRINCIPAL_REGION")?)
-                .read("region", &mut warnings)?
-                .reveal()
-                .to_owned(),
+            None => Material::new(need(RESOURCE_REGION)?).read("region", &mut warnings)?.reveal().to_owned(),
         };
         // Files that a platform mounts have the modes that it gives them.
         let profile = "resource principal".to_owned();
-        Self::with_place(request, env, credentials, tenancy, None, &region, profile, Vec::new())
+        let place = Place::find(request, env, &region)?;
+        Ok(place.settings(credentials, tenancy, None, profile, Vec::new()))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "all of it goes into the settings")]
-    fn with_place(
+    /// The settings of an instance of Oracle Cloud, which the metadata service tells.
+    fn of_instance(
         request: &SettingsRequest,
         env: &dyn Fn(&str) -> Option<String>,
-        credentials: Credentials,
-        tenancy: String,
-        user: Option<String>,
+    ) -> Result<Self, SettingsError> {
+        let refused = |reason| SettingsError::NoToken { who: INSTANCE, reason };
+        let metadata = env(METADATA_URL);
+        let (mut described, mut region) = (None, request.region.clone().or_else(|| env("OCI_CLI_REGION")));
+        if region.is_none() {
+            let place = block_on(federation::place(metadata.clone())).map_err(refused)?;
+            (region, described) = (Some(place.region), place.metadata);
+        }
+        let more =
+            |name: &str| env(name).or_else(|| described.clone().filter(|_| name == "OCI_REGION_METADATA"));
+        let place = Place::find(request, &more, &region.unwrap_or_default())?;
+        let url = match &place.endpoint {
+            Some(endpoint) => format!("{}/v1/x509", endpoint.as_str().trim_end_matches('/')),
+            None => format!("https://{}/v1/x509", place.region.federation_host()),
+        };
+        let instance = Instance::new(metadata, url, place.certificate_files.clone(), request.network.clone());
+        let (session, tenancy) = block_on(instance.session()).map_err(refused)?;
+        let credentials = session.credentials(Arc::new(TokenSource::Instance(instance)));
+        Ok(place.settings(credentials, tenancy, None, "instance principal".to_owned(), Vec::new()))
+    }
+
+    /// The settings of a pod, which Kubernetes and the node it is on tell.
+    fn of_pod(
+        request: &SettingsRequest,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, SettingsError> {
+        let need = |name: &'static str| env(name).ok_or(SettingsError::NoVariable { name });
+        let host = need("KUBERNETES_SERVICE_HOST")?;
+        let region = match request.region.clone().or_else(|| env("OCI_CLI_REGION")) {
+            Some(region) => region,
+            None => need(RESOURCE_REGION)?,
+        };
+        let place = Place::find(request, env, &region)?;
+        let certificate = env("OCI_KUBERNETES_SERVICE_ACCOUNT_CERT_PATH").map(PathBuf::from);
+        let workload = Workload::new(host, certificate, request.network.clone());
+        let session =
+            block_on(workload.session()).map_err(|reason| SettingsError::NoToken { who: POD, reason })?;
+        let tenancy = token::tenancy(session.key_id.reveal()).or_else(|| env("OCI_CLI_TENANCY"));
+        let tenancy = tenancy.ok_or(SettingsError::NoVariable { name: "OCI_CLI_TENANCY" })?;
+        let credentials = session.credentials(Arc::new(TokenSource::Workload(workload)));
+        Ok(place.settings(credentials, tenancy, None, "workload identity".to_owned(), Vec::new()))
+    }
+}
+
+/// Waits for what has to be known before there is a client.
+fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|e| e.to_string())?.block_on(work)
+}
+
+/// Where the services are, and whom to trust there.
+struct Place {
+    region: Region,
+    endpoint: Option<Url>,
+    certificate_files: Vec<PathBuf>,
+}
+
+impl Place {
+    fn find(
+        request: &SettingsRequest,
+        env: &dyn Fn(&str) -> Option<String>,
         region: &str,
-        profile: String,
-        warnings: Vec<String>,
     ) -> Result<Self, SettingsError> {
         let home = env("HOME").map(PathBuf::from).unwrap_or_default();
         let endpoint = request.endpoint.clone().or_else(|| env("OCI_CLI_ENDPOINT"));
@@ -433,15 +297,22 @@ impl Settings {
         };
         let certificates = request.ca_file.clone().or_else(|| env("OCI_CLI_CERT_BUNDLE").map(PathBuf::from));
         Ok(Self {
-            credentials,
-            tenancy,
-            user,
             region: Region::find(region, &more),
             endpoint: endpoint.map(|text| parse_endpoint(&text)).transpose()?,
             certificate_files: certificates.into_iter().collect(),
-            profile,
-            warnings,
         })
+    }
+
+    fn settings(
+        self,
+        credentials: Credentials,
+        tenancy: String,
+        user: Option<String>,
+        profile: String,
+        warnings: Vec<String>,
+    ) -> Settings {
+        let Self { region, endpoint, certificate_files } = self;
+        Settings { credentials, tenancy, user, region, endpoint, certificate_files, profile, warnings }
     }
 }
 
@@ -467,10 +338,12 @@ fn auth_kind(text: &str) -> Result<AuthKind, SettingsError> {
         "api_key" => Ok(AuthKind::ApiKey),
         "security_token" => Ok(AuthKind::SessionToken),
         "resource_principal" => Ok(AuthKind::ResourcePrincipal),
+        "instance_principal" => Ok(AuthKind::InstancePrincipal),
+        "oke_workload_identity" => Ok(AuthKind::WorkloadIdentity),
         other => Err(SettingsError::Value {
             name: "OCI_CLI_AUTH",
             value: other.to_owned(),
-            reason: "this program knows api_key, security_token and resource_principal".to_owned(),
+            reason: "this program knows api_key, security_token, instance_principal, resource_principal and oke_workload_identity".to_owned(),
         }),
     }
 }
@@ -486,9 +359,9 @@ fn credentials(
     let home = (sources.env)("HOME").map(PathBuf::from).unwrap_or_default();
     let token_file = sources.find("OCI_CLI_SECURITY_TOKEN_FILE", "security_token_file");
     let token_file = match (auth, token_file) {
-        (AuthKind::ApiKey | AuthKind::ResourcePrincipal, _) | (AuthKind::Auto, None) => None,
         (AuthKind::SessionToken, None) => return Err(sources.missing("security_token_file")),
         (AuthKind::SessionToken | AuthKind::Auto, Some(path)) => Some(expand(Path::new(&path), &home)),
+        _ => None,
     };
     let (key_path, content) = if let Some(content) = (sources.env)("OCI_CLI_KEY_CONTENT") {
         (PathBuf::from("OCI_CLI_KEY_CONTENT"), content.into_bytes())
@@ -518,12 +391,12 @@ fn credentials(
         } else {
             Material::Value(Secret::new(String::from_utf8_lossy(&content)))
         };
-        let source = Arc::new(TokenSource {
+        let source = GivenToken {
             token: Material::File(path),
             key,
             pass_phrase: pass_phrase.map(Material::Value),
             renewal: Some(renewal.clone()),
-        });
+        };
         let mut said_already = Vec::new();
         let credentials = source.credentials(&mut said_already)?;
         if let Some(ago) = credentials.expires.and_then(|end| SystemTime::now().duration_since(end).ok()) {
@@ -545,7 +418,11 @@ fn credentials(
     Ok(Credentials { key_id, key, expires: None, renewal: None, source: None })
 }
 
-fn read(path: &Path, what: &'static str, warnings: &mut Vec<String>) -> Result<Vec<u8>, SettingsError> {
+pub(crate) fn read(
+    path: &Path,
+    what: &'static str,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<u8>, SettingsError> {
     let refused = |source| SettingsError::File { what, path: path.to_owned(), source };
     let metadata = fs::metadata(path).map_err(refused)?;
     if metadata.len() > MAX_FILE_BYTES {

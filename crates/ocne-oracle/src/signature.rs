@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use sha2::{Digest as _, Sha256};
 
-use crate::settings::Credentials;
+use crate::credentials::Credentials;
 
 /// What is signed of a request.
 #[derive(Debug, Clone, Copy)]

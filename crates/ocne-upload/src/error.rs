@@ -74,6 +74,14 @@ pub enum UploadError {
         /// What was asked for.
         asked_for: Architecture,
     },
+    /// The report of the build is of no use for this image.
+    #[error("cannot use the report `{}`: {reason}", path.display())]
+    Report {
+        /// The report.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// Nothing says what the image is for.
     #[error("cannot tell the architecture of `{}`: {reason}", path.display())]
     NoArchitecture {
@@ -210,6 +218,7 @@ impl UploadError {
             Self::ArchiveAsQcow2 { .. } => text("leave out `--format`"),
             Self::Architecture { .. } => text("leave out `--arch`, or name another file"),
             Self::NoArchitecture { .. } => text("give it by `--arch amd64` or `--arch arm64`"),
+            Self::Report { .. } => text("make the image and its report anew, or leave the report out"),
             Self::FileChanged { .. } => text("run it again when nobody writes to the file"),
             Self::PartSize { total_bytes, .. } => Some(format!(
                 "leave out `--part-size`, or give at least {}",

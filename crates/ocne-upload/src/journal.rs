@@ -109,6 +109,11 @@ impl Journal {
         }
     }
 
+    /// Whether nothing is under way that it would be needed for.
+    pub fn is_idle(&self) -> bool {
+        self.state.upload_id.is_none() && self.state.import.is_none()
+    }
+
     /// Forgets everything: all is done, or was dropped.
     pub fn remove(self) {
         if let Some(place) = &self.place {

@@ -16,6 +16,7 @@ mod metadata;
 mod parallel;
 mod parts;
 mod record;
+mod report;
 mod request;
 mod send;
 mod source;

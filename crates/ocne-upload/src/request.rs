@@ -45,8 +45,12 @@ pub struct UploadRequest {
     pub object: Option<String>,
     /// Name of the compute image.
     pub image_name: String,
-    /// Value of the tag `ocne/kubernetes`.
-    pub kubernetes_version: String,
+    /// Value of the tag `ocne/kubernetes`, if it was given.
+    pub kubernetes_version: Option<String>,
+    /// The same when neither it was given nor a report says it.
+    pub usual_kubernetes_version: String,
+    /// Report of the build; otherwise the one beside the image is read, if there is one.
+    pub report: Option<PathBuf>,
     /// Further tags without a namespace.
     pub freeform_tags: BTreeMap<String, String>,
     /// Tags by namespace.

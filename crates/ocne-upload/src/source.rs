@@ -69,12 +69,18 @@ pub(crate) struct Source {
     pub kind: FileKind,
     pub identity: Identity,
     pub architecture: Architecture,
+    /// Nothing but the report of the build tells it.
+    pub is_architecture_reported: bool,
     pub operating_system: (String, String),
 }
 
 impl Source {
     /// Opens a file and looks into it. A qcow2 layer that the import would refuse is refused here.
-    pub fn open(path: &Path, asked_for: Option<Architecture>) -> Result<Self, UploadError> {
+    pub fn open(
+        path: &Path,
+        asked_for: Option<Architecture>,
+        reported: Option<Architecture>,
+    ) -> Result<Self, UploadError> {
         let io = |action| move |source| UploadError::Io { action, source };
         let mut file = File::open(path).map_err(io("open the image"))?;
         let path = fs_err::canonicalize(path).map_err(io("find the image"))?;
@@ -106,7 +112,9 @@ impl Source {
             (_, Some(asked_for)) => asked_for,
             (Some(found), None) => found,
             (None, None) => {
-                return Err(UploadError::NoArchitecture { path, reason: looked.err().unwrap_or_default() });
+                let reason = || looked.as_ref().err().cloned().unwrap_or_default();
+                reported
+                    .ok_or_else(|| UploadError::NoArchitecture { path: path.clone(), reason: reason() })?
             }
         };
         if let Err(reason) = &looked {
@@ -117,6 +125,7 @@ impl Source {
         Ok(Self {
             identity: Identity::of(&metadata),
             operating_system: operating_system.unwrap_or_else(usual),
+            is_architecture_reported: found.is_none() && asked_for.is_none(),
             file,
             path,
             kind,
@@ -182,17 +191,20 @@ mod tests {
         let path = dir.path().join("file");
         for content in [&b""[..], b"QFI", b"hello world"] {
             fs_err::write(&path, content).unwrap();
-            assert!(matches!(Source::open(&path, None), Err(UploadError::NotAnImage { .. })), "{content:?}");
+            assert!(
+                matches!(Source::open(&path, None, None), Err(UploadError::NotAnImage { .. })),
+                "{content:?}"
+            );
         }
         assert!(matches!(
-            Source::open(dir.path(), None),
+            Source::open(dir.path(), None, None),
             Err(UploadError::NotAnImage { .. } | UploadError::Io { .. })
         ));
         fs_err::write(&path, b"QFI\xfb\0\0\0\x09").unwrap();
-        assert!(matches!(Source::open(&path, None), Err(UploadError::Image { .. })));
+        assert!(matches!(Source::open(&path, None, None), Err(UploadError::Image { .. })));
         fs_err::write(&path, b"\x1f\x8bxx").unwrap();
-        assert!(matches!(Source::open(&path, None), Err(UploadError::NoArchitecture { .. })));
-        assert_eq!(Source::open(&path, Some(Architecture::Arm64)).unwrap().kind, FileKind::Archive);
+        assert!(matches!(Source::open(&path, None, None), Err(UploadError::NoArchitecture { .. })));
+        assert_eq!(Source::open(&path, None, Some(Architecture::Arm64)).unwrap().kind, FileKind::Archive);
     }
 
     #[test]
@@ -200,7 +212,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         fs_err::write(&path, b"\x1f\x8bxx").unwrap();
-        let source = Source::open(&path, Some(Architecture::Amd64)).unwrap();
+        let source = Source::open(&path, Some(Architecture::Amd64), None).unwrap();
         let digests = source.digests(&|_| {}, &AtomicBool::new(false)).unwrap();
         assert_eq!(digests.crc32, crc32fast::hash(b"\x1f\x8bxx"));
         assert!(digests.sha256.len() == 64 && !source.has_changed());

@@ -16,6 +16,7 @@ use crate::import::{self, TAG_SHA256};
 use crate::journal::Journal;
 use crate::metadata::{LAUNCH_MODE, Traits};
 use crate::record::{ImageRecord, ObjectRecord, Timings, UPLOAD_SCHEMA, UploadRecord};
+use crate::report::BuildReport;
 use crate::request::{Format, UploadRequest};
 use crate::send::{Sender, Sent};
 use crate::source::{Digests, FileKind, Source};
@@ -162,7 +163,9 @@ async fn upload_and_import(
     begun: &Begun,
 ) -> Result<UploadRecord, UploadError> {
     let started = Instant::now();
-    let source = Source::open(&request.file, request.architecture)?;
+    let report = find_report(request)?;
+    let source =
+        Source::open(&request.file, request.architecture, report.as_ref().map(|report| report.architecture))?;
     if source.kind == FileKind::Archive && request.format == Format::Qcow2 {
         return Err(UploadError::ArchiveAsQcow2 { path: source.path });
     }
@@ -174,6 +177,15 @@ async fn upload_and_import(
     let mut timings = Timings::default();
     let digests = digests(&source, &mut journal, events, cancel, &mut timings)?;
     warn_about(&journal, events);
+    let kubernetes_version = match kubernetes_version(request, &source, report, &digests, events) {
+        Ok(version) => version,
+        Err(error) => {
+            if journal.is_idle() {
+                journal.remove();
+            }
+            return Err(error);
+        }
+    };
     if !request.force
         && let Some(image) = import::find(client, &compartment, &request.image_name, &digests.sha256).await?
     {
@@ -221,7 +233,8 @@ async fn upload_and_import(
     } else {
         SourceImageType::Archive
     };
-    let wish = wish(request, &source, &traits, &bucket, &object, compartment, kind, &digests);
+    let wish =
+        wish(request, kubernetes_version, &source, &traits, &bucket, &object, compartment, kind, &digests);
     let work_request_id = import::begin(client, &wish, &mut journal, &sent.etag).await?;
     begun.set(&work_request_id);
     let mut result = record(None, Some(&work_request_id), started);
@@ -305,6 +318,34 @@ async fn open_journal(
     }
 }
 
+fn find_report(request: &UploadRequest) -> Result<Option<BuildReport>, UploadError> {
+    let look = |source| UploadError::Io { action: "look at the image", source };
+    let size_bytes = fs_err::metadata(&request.file).map_err(look)?.len();
+    BuildReport::find(request.report.as_deref(), &request.file, size_bytes)
+}
+
+/// The version that was given, or that of the report if it is of this very file, or the usual one.
+fn kubernetes_version(
+    request: &UploadRequest,
+    source: &Source,
+    report: Option<BuildReport>,
+    digests: &Digests,
+    events: &Events,
+) -> Result<String, UploadError> {
+    let usual = || request.usual_kubernetes_version.clone();
+    let given = request.kubernetes_version.clone();
+    let Some(report) = report else { return Ok(given.unwrap_or_else(usual)) };
+    if report.output.sha256 == digests.sha256 {
+        return Ok(given.unwrap_or(report.kubernetes_version));
+    }
+    if report.is_named || source.is_architecture_reported {
+        let reason = format!("the image has the digest {}, not {}", digests.sha256, report.output.sha256);
+        return Err(UploadError::Report { path: report.path, reason });
+    }
+    events(Event::Warning(format!("`{}` is of another image, and is not used", report.path.display())));
+    Ok(given.unwrap_or_else(usual))
+}
+
 fn warn_about(journal: &Journal, events: &Events) {
     if let Some(problem) = &journal.problem {
         events(Event::Warning(format!(
@@ -365,6 +406,7 @@ fn content(
 #[expect(clippy::too_many_arguments, reason = "all of it is said in one request")]
 fn wish(
     request: &UploadRequest,
+    kubernetes_version: String,
     source: &Source,
     traits: &Traits,
     bucket: &Bucket,
@@ -376,7 +418,7 @@ fn wish(
     let mut freeform_tags = request.freeform_tags.clone();
     freeform_tags.extend([
         ("ocne/architecture".to_owned(), traits.architecture.name().to_owned()),
-        ("ocne/kubernetes".to_owned(), request.kubernetes_version.clone()),
+        ("ocne/kubernetes".to_owned(), kubernetes_version),
         (TAG_SHA256.to_owned(), digests.sha256.clone()),
     ]);
     CreateImage {

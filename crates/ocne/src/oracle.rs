@@ -30,7 +30,8 @@ pub struct OracleArguments {
     /// Region, by name or key, such as us-ashburn-1 or iad [default: that of the profile]
     #[arg(long, value_name = "REGION")]
     region: Option<String>,
-    /// How to authenticate [default: by the profile's session token, else its API key]
+    /// How to authenticate [default: by the profile's session token, else its API key; without a
+    /// configuration file as the resource, pod or instance that this runs on]
     #[arg(long, value_name = "KIND")]
     auth: Option<Auth>,
     /// URL in the place of all services
@@ -54,6 +55,12 @@ enum Auth {
     /// Token that a function or another resource is given
     #[value(name = "resource_principal", alias = "resource-principal")]
     ResourcePrincipal,
+    /// As the instance of Oracle Cloud that this runs on
+    #[value(name = "instance_principal", alias = "instance-principal")]
+    InstancePrincipal,
+    /// As the pod of Oracle's Kubernetes that this runs in
+    #[value(name = "oke_workload_identity", alias = "oke-workload-identity")]
+    WorkloadIdentity,
 }
 
 impl From<Auth> for AuthKind {
@@ -63,6 +70,8 @@ impl From<Auth> for AuthKind {
             Auth::ApiKey => Self::ApiKey,
             Auth::SecurityToken => Self::SessionToken,
             Auth::ResourcePrincipal => Self::ResourcePrincipal,
+            Auth::InstancePrincipal => Self::InstancePrincipal,
+            Auth::WorkloadIdentity => Self::WorkloadIdentity,
         }
     }
 }
@@ -71,7 +80,17 @@ impl OracleArguments {
     /// Makes the client. Nothing is sent yet.
     pub fn client(&self, settings: &Settings) -> Result<Client, Failure> {
         let oci = settings.values.providers.as_ref().and_then(|p| p.oci.as_ref());
+        let proxy = settings.values.proxy.clone().unwrap_or_default();
+        let network = NetworkOptions {
+            stall_timeout: STALL,
+            attempts: ATTEMPTS,
+            http_proxy: proxy.http_proxy,
+            https_proxy: proxy.https_proxy,
+            no_proxy: proxy.no_proxy,
+            ..NetworkOptions::default()
+        };
         let request = SettingsRequest {
+            network: network.clone(),
             config_file: self.oci_config.clone(),
             profile: self.profile.clone(),
             usual_profile: oci.and_then(|oci| oci.profile.clone()),
@@ -83,7 +102,7 @@ impl OracleArguments {
         let env = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
         let found = ocne_oracle::Settings::load(&request, &env, &ask).map_err(|error| {
             let code = match error {
-                SettingsError::SessionExpired { .. } => EXIT_REMOTE_REFUSED,
+                SettingsError::SessionExpired { .. } | SettingsError::NoToken { .. } => EXIT_REMOTE_REFUSED,
                 _ => EXIT_USAGE,
             };
             let failure = Failure::new(&error).with_exit_code(code);
@@ -96,15 +115,6 @@ impl OracleArguments {
             warn!("{warning}");
         }
         debug!("profile {}, region {}", found.profile, found.region.name);
-        let proxy = settings.values.proxy.clone().unwrap_or_default();
-        let network = NetworkOptions {
-            stall_timeout: STALL,
-            attempts: ATTEMPTS,
-            http_proxy: proxy.http_proxy,
-            https_proxy: proxy.https_proxy,
-            no_proxy: proxy.no_proxy,
-            ..NetworkOptions::default()
-        };
         let on_retry = Box::new(|retry: ocne_oracle::Retry| {
             let seconds = retry.wait.as_secs_f64();
             warn!("Cannot {}: {}; attempt {} in {seconds:.1} s", retry.action, retry.reason, retry.attempt);

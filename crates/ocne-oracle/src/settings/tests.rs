@@ -116,8 +116,8 @@ fn sessions() {
     assert!(error.hint().unwrap().contains("oci session authenticate --profile-name SESSION"));
 }
 
-#[test]
-fn a_session_that_somebody_renews_goes_on() {
+#[tokio::test]
+async fn a_session_that_somebody_renews_goes_on() {
     use base64::Engine as _;
     let token = |claims: &str| {
         format!("e30.{}.c2ln", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims))
@@ -126,18 +126,18 @@ fn a_session_that_somebody_renews_goes_on() {
     let path = bench.dir.path().join("token");
     write(&path, &token(r#"{"exp":99999999999}"#));
     let credentials = bench.profile("SESSION").unwrap().credentials;
-    assert!(credentials.renewed().is_none() && !credentials.is_about_to_end());
+    assert!(credentials.renewed().await.is_none() && !credentials.is_about_to_end());
     write(&path, &token(r#"{"exp":99999999998}"#));
     assert_eq!(
-        credentials.renewed().unwrap().key_id.reveal(),
+        credentials.renewed().await.unwrap().key_id.reveal(),
         format!("ST${}", token(r#"{"exp":99999999998}"#))
     );
     let api_key = bench.load(&SettingsRequest::default()).unwrap().credentials;
-    assert!(api_key.renewed().is_none());
+    assert!(api_key.renewed().await.is_none());
 }
 
-#[test]
-fn resources_have_no_configuration_file() {
+#[tokio::test]
+async fn resources_have_no_configuration_file() {
     use base64::Engine as _;
     let claims = r#"{"exp":99999999999,"res_tenant":"ocid1.tenancy.x"}"#;
     let token = format!("e30.{}.c2ln", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims));
@@ -160,7 +160,7 @@ fn resources_have_no_configuration_file() {
     let bench = bench.set("OCI_RESOURCE_PRINCIPAL_RPST", &path).set("OCI_CLI_AUTH", "resource_principal");
     let credentials = bench.load(&SettingsRequest::default()).unwrap().credentials;
     write(&bench.dir.path().join("rpst"), "a.b.c");
-    assert_eq!(credentials.renewed().unwrap().key_id.reveal(), "ST$a.b.c");
+    assert_eq!(credentials.renewed().await.unwrap().key_id.reveal(), "ST$a.b.c");
     let bench = bench.set("OCI_RESOURCE_PRINCIPAL_VERSION", "1.1");
     assert!(matches!(bench.load(&SettingsRequest::default()), Err(SettingsError::Value { .. })));
 }

@@ -62,12 +62,17 @@ pub struct UploadArguments {
     /// Name of the compute image
     #[arg(short, long, value_name = "NAME", default_value = "ock")]
     image_name: String,
-    /// Kubernetes version, for the image's tag [default: kubernetesVersion of the settings, 1.33]
+    /// Kubernetes version, for the image's tag [default: that of the report, kubernetesVersion of
+    /// the settings, 1.33]
     #[arg(short, long, value_name = "VERSION", value_parser = kubernetes_version)]
     version: Option<String>,
     /// Configuration file, laid over the defaults file
     #[arg(long, value_name = "PATH")]
     config: Option<PathBuf>,
+    /// Report that `ocne image create --report` wrote of the image: architecture, Kubernetes version,
+    /// and the digest that the image has to have [default: FILE.report.json, if it is there]
+    #[arg(long, value_name = "PATH", requires = "file")]
+    report: Option<PathBuf>,
     /// Tag of the compute image; may be given several times
     #[arg(long, value_name = "KEY=VALUE", value_parser = tag)]
     tag: Vec<(String, String)>,
@@ -278,7 +283,9 @@ impl UploadArguments {
             bucket,
             object: sending.object.clone(),
             image_name: self.image_name.clone(),
-            kubernetes_version: settings.kubernetes_version(self.version.as_deref())?,
+            kubernetes_version: self.version.clone(),
+            usual_kubernetes_version: settings.kubernetes_version(None)?,
+            report: self.report.clone(),
             freeform_tags: self.tag.iter().cloned().collect(),
             defined_tags,
             part_size_bytes: sending.part_size,
