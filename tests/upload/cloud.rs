@@ -24,6 +24,13 @@ fn peer() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/peers/oracle-cloud")
 }
 
+/// The programs of Oracle's own clients.
+fn clients() -> PathBuf {
+    let venv =
+        std::env::var_os("OCI_CLIENT_VENV").map_or_else(|| peer().join(".venv-clients"), PathBuf::from);
+    venv.join("bin")
+}
+
 /// What the tests need and this machine does not have.
 fn missing(python: &Path) -> Option<String> {
     if !python.exists() {
@@ -74,6 +81,19 @@ impl Bench {
                 std::io::stderr(),
                 "SKIPPED {name}: needs a mount namespace, as root has it (ignored)"
             );
+            return Trial::test(name, || Ok(())).with_ignored_flag(true);
+        }
+        self.trial(name, test)
+    }
+
+    /// The same for a test that needs Oracle's own clients.
+    pub fn trial_with_clients(
+        &self,
+        name: &str,
+        test: impl FnOnce(&Self, &str) -> Result<(), Failed> + Send + 'static,
+    ) -> Trial {
+        if !clients().join("oci").exists() && self.0.missing.is_none() {
+            let _ = writeln!(std::io::stderr(), "SKIPPED {name}: needs oci-cli (`make setup`) (ignored)");
             return Trial::test(name, || Ok(())).with_ignored_flag(true);
         }
         self.trial(name, test)
@@ -147,6 +167,12 @@ impl Cloud {
     pub fn signal(&self, signal: Signal) -> Result<(), Failed> {
         let pid = Pid::from_raw(i32::try_from(self.server.id())?).ok_or("no process")?;
         Ok(kill_process(pid, signal)?)
+    }
+
+    /// The programs of Oracle's own clients.
+    #[expect(clippy::unused_self, reason = "reads as the rest")]
+    pub fn clients(&self) -> PathBuf {
+        clients()
     }
 
     pub fn text(&self, key: &str) -> &str {

@@ -14,6 +14,8 @@ pub fn trials(bench: &Bench) -> Vec<Trial> {
         bench.trial("identity::every_profile", every_profile),
         bench.trial("identity::compartments", compartments),
         bench.trial("identity::resource_principal", resource_principal),
+        bench.trial("identity::setup", setup),
+        bench.trial("identity::whoami", whoami),
         bench.trial("identity::instance_principal", instance_principal),
         bench.trial("identity::workload_identity", workload_identity),
         bench.trial("identity::a_session_that_is_renewed_meanwhile", renewed_meanwhile),
@@ -189,4 +191,90 @@ fn workload_identity(bench: &Bench, name: &str) -> Result<(), Failed> {
     fs_err::write(folder.join("token"), "another")?;
     cloud.run(&mut pod(&folder))?.ended(3)?.says("cannot authenticate as a pod")?.says("it answers 403")?;
     cloud.clean()
+}
+
+/// Keys and profiles are made, never overwritten, and refused before anything is asked.
+fn setup(bench: &Bench, name: &str) -> Result<(), Failed> {
+    let cloud = bench.cloud(name, &[])?;
+    let config = cloud.home.join(".oci/config");
+    let run = |more: &[&str]| {
+        let mut command = cloud.ocne(&[&["oci", "setup"], more].concat());
+        command.env_remove("OCI_CLI_CONFIG_FILE");
+        command
+    };
+    let who = ["--user", cloud.text("user"), "--tenancy", cloud.text("tenancy"), "--region", "iad"];
+    let ran = cloud.run(&mut run(&[&who[..], &["--no-pass-phrase"]].concat()))?.ended(0)?;
+    let fingerprint = ran.stdout.lines().next().and_then(|line| line.strip_prefix("Fingerprint: "));
+    let fingerprint = fingerprint.ok_or("no fingerprint")?.to_owned();
+    same("public key", &json!(ran.stdout.contains("BEGIN PUBLIC KEY")), &json!(true))?;
+    let key = cloud.home.join(".oci/oci_api_key.pem");
+    let openssl = std::process::Command::new("openssl")
+        .args(["pkey", "-pubout", "-outform", "DER", "-in"])
+        .arg(&key)
+        .output()?;
+    fs_err::write(cloud.dir.join("public.der"), openssl.stdout)?;
+    let digest = std::process::Command::new("openssl")
+        .args(["md5", "-c"])
+        .arg(cloud.dir.join("public.der"))
+        .output()?;
+    same(
+        "openssl's",
+        &json!(String::from_utf8(digest.stdout)?.trim().ends_with(&fingerprint)),
+        &json!(true),
+    )?;
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs_err::metadata(&key)?.permissions()) & 0o777;
+    same("mode", &json!(mode), &json!(0o600))?;
+    let before = fs_err::read_to_string(&config)?;
+    cloud.run(&mut run(&who))?.ended(1)?.says("has a profile `DEFAULT` already")?;
+    cloud
+        .run(&mut run(&[&who[..], &["-p", "WORK"]].concat()))?
+        .ended(1)?
+        .says("oci_api_key.pem` is there already")?;
+    let mut locked = run(&[&who[..], &["-p", "WORK", "--key-name", "work", "--store-pass-phrase"]].concat());
+    cloud.run(locked.env("OCI_CLI_PASSPHRASE", "open sesame"))?.ended(0)?;
+    same("kept", &json!(fs_err::read_to_string(&config)?.starts_with(&before)), &json!(true))?;
+    same(
+        "pass phrase",
+        &json!(fs_err::read_to_string(&config)?.contains("pass_phrase=open sesame")),
+        &json!(true),
+    )?;
+    // The service does not know the key yet, and the hint says which it is.
+    let mut command = cloud.ocne(&["oci", "whoami"]);
+    cloud.run(command.env_remove("OCI_CLI_CONFIG_FILE"))?.ended(3)?.says(&fingerprint)?;
+    let mut command = cloud.ocne(&["oci", "whoami", "-p", "WORK"]);
+    cloud.run(command.env_remove("OCI_CLI_CONFIG_FILE"))?.ended(3)?.says("401 NotAuthenticated")?;
+    cloud.run(&mut run(&["-p", "MORE", "--key-name", "more", "--no-pass-phrase"]))?.ended(2)?;
+    Ok(())
+}
+
+fn whoami(bench: &Bench, name: &str) -> Result<(), Failed> {
+    let cloud = bench.cloud(name, &[])?;
+    let ask = |more: &[&str]| -> Result<serde_json::Value, Failed> {
+        let mut command =
+            cloud.ocne(&[&["oci", "whoami", "-o", "json", "-c", "sandbox/images"], more].concat());
+        Ok(serde_json::from_str(&cloud.run(&mut command)?.ended(0)?.stdout)?)
+    };
+    let found = ask(&[])?;
+    same("user", &found["user"], &json!(cloud.text("user")))?;
+    same("tenancy", &found["tenancy"], &json!(cloud.text("tenancy")))?;
+    same("home region", &found["home_region"], &json!("us-ashburn-1"))?;
+    same("namespace", &found["namespace"], &json!(cloud.text("namespace")))?;
+    let allowed = |found: &serde_json::Value, wanted: &serde_json::Value| {
+        let rights = found["rights"].as_array().map(Vec::as_slice).unwrap_or_default();
+        rights.iter().filter(|right| right["allowed"] == *wanted).count()
+    };
+    same("unknown without a bucket", &json!(allowed(&found, &json!(null))), &json!(2))?;
+    same("refused", &json!(allowed(&found, &json!(false))), &json!(0))?;
+    let file = cloud.image("boot.oci", 1, 1)?;
+    cloud.done(&file, &["-a", "amd64"])?;
+    let found = ask(&[])?;
+    same("rights", &json!(allowed(&found, &json!(true))), &json!(8))?;
+    cloud.faults(&json!([{ "op": "ListImages", "action": "status", "status": 404, "code": "NotAuthorizedOrNotFound", "count": -1 }]))?;
+    same("refused", &json!(allowed(&ask(&[])?, &json!(false))), &json!(1))?;
+    let ran = cloud.run(&mut cloud.ocne(&["oci", "whoami", "-c", "sandbox/images"]))?.ended(0)?;
+    same(
+        "table",
+        &json!(ran.stdout.contains("no           read instance-images in compartment")),
+        &json!(true),
+    )
 }

@@ -3,6 +3,7 @@
 //! Every run of the program is looked at for secrets, and every image that the emulator has imported is compared with
 //! the file by its SHA-256.
 
+mod clients;
 mod cloud;
 mod faults;
 mod identity;
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
     trials.extend(identity::trials(&bench));
     trials.extend(resume::trials(&bench));
     trials.extend(import::trials(&bench));
+    trials.extend(clients::trials(&bench));
     trials.extend(network::trials(&bench));
     trials.extend(faults::trials(&bench));
     libtest_mimic::run(&arguments, trials).exit_code()

@@ -208,6 +208,11 @@ impl Client {
         &self.options.settings
     }
 
+    /// Fingerprint of the key that signs.
+    pub(crate) async fn fingerprint(&self) -> String {
+        self.credentials.lock().await.key.fingerprint().to_owned()
+    }
+
     /// The credentials; newer ones if these are about to end and can be renewed, or somebody has done so.
     async fn credentials(&self) -> Credentials {
         let mut credentials = self.credentials.lock().await;

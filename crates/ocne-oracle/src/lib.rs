@@ -17,8 +17,10 @@ mod object_storage;
 mod region;
 mod secret;
 mod settings;
+mod setup;
 mod signature;
 mod token;
+mod whoami;
 mod work_request;
 
 pub use client::{Client, ClientOptions, Retry};
@@ -37,4 +39,6 @@ pub use object_storage::{
 pub use region::{Region, Service};
 pub use secret::Secret;
 pub use settings::{AuthKind, Settings, SettingsError, SettingsRequest};
+pub use setup::{NewProfile, SetupError, check_profile, write_key, write_profile};
+pub use whoami::{Right, Whoami};
 pub use work_request::{WorkRequest, WorkRequestProblem, WorkRequestStatus};

@@ -32,6 +32,16 @@ impl Bucket {
         format!("/n/{}/b/{}", encode(&self.namespace), encode(&self.name))
     }
 
+    /// Where its objects are listed.
+    pub(crate) fn objects(&self) -> String {
+        format!("{}/o", self.path())
+    }
+
+    /// Where its uploads are listed.
+    pub(crate) fn uploads(&self) -> String {
+        format!("{}/u", self.path())
+    }
+
     fn object(&self, kind: &str, object: &str) -> String {
         format!("{}/{kind}/{}", self.path(), encode(object))
     }

@@ -25,7 +25,7 @@ mod upload;
 
 pub use error::{FailureKind, UploadError};
 pub use event::{Event, Events, Stage};
-pub use manage::{delete_image, drop_upload, image, images, stale_uploads};
+pub use manage::{delete_image, drop_upload, image, images, stale_uploads, whoami};
 pub use ocne_bootimage::Architecture;
 pub use ocne_oracle::MultipartUpload;
 pub use record::{ImageRecord, ObjectRecord, Timings, UPLOAD_SCHEMA, UploadRecord};

@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicBool;
 
 use ocne_bootimage::Architecture;
-use ocne_oracle::{Bucket, Client, Image, MultipartUpload};
+use ocne_oracle::{Bucket, Client, Image, MultipartUpload, Whoami};
 
 use crate::error::UploadError;
 use crate::record::ImageRecord;
@@ -103,6 +103,19 @@ pub fn drop_upload(
         let bucket = Bucket { namespace: client.namespace().await?, name: bucket.to_owned() };
         Ok(client.abort_multipart_upload(&bucket, &upload.object, &upload.upload_id).await?)
     })
+}
+
+/// Who this is, and what of an upload is allowed. Blocks.
+///
+/// # Errors
+/// See [`UploadError`].
+pub fn whoami(
+    client: &Client,
+    compartment: &str,
+    bucket: &str,
+    cancel: &AtomicBool,
+) -> Result<Whoami, UploadError> {
+    unless_cancelled(cancel, async { Ok(client.whoami(compartment, bucket).await?) })
 }
 
 fn described(image: Image) -> ImageRecord {

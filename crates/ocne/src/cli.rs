@@ -9,6 +9,7 @@ use crate::config::ConfigCommand;
 use crate::gc::GcArguments;
 use crate::image::ImageCommand;
 use crate::man::ManArguments;
+use crate::oci::OciCommand;
 use crate::printer::{LogLevel, OutputStyle};
 use crate::version::VersionArguments;
 
@@ -91,6 +92,9 @@ pub enum Command {
     /// Make boot images, look into them, and upload them
     #[command(subcommand, arg_required_else_help = true)]
     Image(ImageCommand),
+    /// Credentials for Oracle Cloud
+    #[command(subcommand, arg_required_else_help = true)]
+    Oci(OciCommand),
     /// List or remove what builds and uploads have left
     Gc(GcArguments),
     /// Show the settings that are in effect

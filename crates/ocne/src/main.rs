@@ -11,6 +11,7 @@ mod gc;
 mod image;
 mod interrupt;
 mod man;
+mod oci;
 mod oracle;
 mod printer;
 mod progress;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
 fn run(cli: &Cli, printer: &Printer) -> Result<(), Failure> {
     match &cli.command {
         Command::Image(command) => image::run(command, &cli.global, printer),
+        Command::Oci(command) => oci::run(command, &cli.global, printer),
         Command::Gc(arguments) => gc::run(arguments, &cli.global, printer),
         Command::Config(command) => config::run(command, &cli.global, printer),
         Command::Completion(arguments) => completion::run(arguments, printer),

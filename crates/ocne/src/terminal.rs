@@ -61,17 +61,27 @@ pub fn printable(text: &str) -> String {
 
 /// Asks for something that must not be seen, on the terminal; none when there is no terminal, or nothing is said.
 pub fn ask_secretly(question: &str) -> Option<String> {
-    let mut terminal = fs_err::OpenOptions::new().read(true).write(true).open("/dev/tty").ok()?;
+    let terminal = fs_err::OpenOptions::new().read(true).write(true).open("/dev/tty").ok()?;
     let usual = tcgetattr(&terminal).ok()?;
     let mut hidden = usual.clone();
     hidden.local_modes.remove(LocalModes::ECHO);
     hidden.local_modes.insert(LocalModes::ECHONL);
-    terminal.write_all(question.as_bytes()).ok()?;
     tcsetattr(&terminal, OptionalActions::Flush, &hidden).ok()?;
-    let mut said = String::new();
-    let read = BufReader::new(&terminal).take(MAX_ANSWER_BYTES).read_line(&mut said);
+    let said = answer(&terminal, question);
     tcsetattr(&terminal, OptionalActions::Flush, &usual).ok()?;
-    read.ok()?;
+    said
+}
+
+/// Asks on the terminal; none when there is no terminal, or nothing is said.
+pub fn ask(question: &str) -> Option<String> {
+    let terminal = fs_err::OpenOptions::new().read(true).write(true).open("/dev/tty").ok()?;
+    answer(&terminal, question)
+}
+
+fn answer(mut terminal: &fs_err::File, question: &str) -> Option<String> {
+    terminal.write_all(question.as_bytes()).ok()?;
+    let mut said = String::new();
+    BufReader::new(terminal).take(MAX_ANSWER_BYTES).read_line(&mut said).ok()?;
     let said = said.trim_end_matches(['\n', '\r']);
     (!said.is_empty()).then(|| said.to_owned())
 }
