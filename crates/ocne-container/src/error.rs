@@ -183,11 +183,52 @@ pub enum FetchError {
         /// The platform.
         platform: Platform,
     },
-    /// An image that cannot be pushed as it is.
-    #[error("`{reference}` cannot be pushed: it is no image with a manifest on this machine")]
-    PushSource {
+    /// Source and destination are the same.
+    #[error("`{reference}` is the source; the copy needs another place")]
+    CopyOntoItself {
         /// The reference.
         reference: String,
+    },
+    /// Images for several platforms, and none was chosen.
+    #[error("`{location}` has several images: {}", found.join(", "))]
+    SeveralPlatforms {
+        /// The index.
+        location: String,
+        /// The platforms.
+        found: Vec<String>,
+    },
+    /// Another run writes the same output.
+    #[error("another run is writing `{}`", target.display())]
+    TargetBusy {
+        /// The output.
+        target: PathBuf,
+    },
+    /// There is something else at the output's place.
+    #[error("the folder `{}` is not empty, and holds no image of this kind", target.display())]
+    TargetInUse {
+        /// The output.
+        target: PathBuf,
+    },
+    /// The output cannot hold what is to go there.
+    #[error("cannot write the image to `{}`: {reason}", target.display())]
+    TargetForm {
+        /// The output.
+        target: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The programs that read and write podman's storage are missing.
+    #[error("neither `skopeo` nor `podman` is installed, which containers-storage needs")]
+    NoStorageProgram,
+    /// Such a program did not succeed.
+    #[error("cannot {action}: `{program}` ended with {reason}")]
+    Program {
+        /// The program.
+        program: &'static str,
+        /// What was tried.
+        action: &'static str,
+        /// What it says.
+        reason: String,
     },
     /// Layers are not kept for work without a network.
     #[error("the layers of `{reference}` are not in the cache, and the network is not to be used")]
@@ -298,8 +339,13 @@ impl FetchError {
                 text("fetch or copy the image again")
             }
             Self::Offline { .. } => text("run it once without `--offline`"),
-            Self::PushSource { .. } => {
-                text("take an `oci-archive:`, `oci:` or `dir:`; `skopeo copy` makes one of any image")
+            Self::SeveralPlatforms { .. } => {
+                text("choose one of them with `--arch`, or take them all with `--all`")
+            }
+            Self::TargetBusy { .. } => text("wait for it, or choose another place"),
+            Self::TargetInUse { .. } => text("choose another folder, or empty it"),
+            Self::NoStorageProgram => {
+                text("install skopeo, or copy to `oci-archive:FILE` and use `podman load` elsewhere")
             }
             Self::LayersOffline { .. } => text(
                 "copy the image into a file, such as with `skopeo copy docker://… oci-archive:FILE`, and name that",

@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::cache::{
     Cache, CacheEntry, CacheKey, CacheRecord, EntryLock, NewDisk, WrittenDisk, blake3_of_file,
 };
+use crate::credentials::Credentials;
 use crate::delegation::Delegation;
 use crate::digest::Digest;
 use crate::error::FetchError;
@@ -20,7 +21,7 @@ use crate::pipeline::{self, Feed, Pipeline};
 use crate::platform::Platform;
 use crate::reference::ImageReference;
 use crate::resolve::{Layer, ResolvedImage, Resolver};
-use crate::transport::{LayerPlace, Transport};
+use crate::transport::{FilePart, LayerPlace, Transport};
 
 /// How often a fetch looks whether it shall end, and tells how far it is.
 const TICK: Duration = Duration::from_millis(50);
@@ -34,6 +35,8 @@ const LINKS_MAX: u32 = 8;
 pub struct FetchOptions {
     /// Folder of the cache; made if it is missing.
     pub cache_dir: PathBuf,
+    /// What proves to every registry who is asking, in place of what files of credentials say.
+    pub credentials: Option<Credentials>,
     /// File with credentials, as podman and docker write them. Otherwise the usual ones are looked at.
     pub authfile: Option<PathBuf>,
     /// Certificate authorities to trust besides the system's, as PEM.
@@ -212,7 +215,7 @@ impl Fetcher {
     ) -> Result<Source<'a>, FetchError> {
         let full = reference.to_string();
         events(FetchEvent::Resolving { reference: full.clone() });
-        let transport = Transport::open(reference, platform, &self.options, &self.cache, events)?;
+        let transport = Transport::open(reference, platform, &self.options, &self.cache, events).await?;
         let keep = matches!(transport, Transport::Registry(_)).then_some(&self.cache);
         let resolver = Resolver { transport: &transport, reference: &full, platform, keep };
         let image = resolver.resolve().await?;
@@ -325,18 +328,27 @@ pub(crate) async fn feed_layer(
             }
         },
     };
-    if part.size_bytes != expected_bytes {
-        return Err(FetchError::SizeMismatch { what, expected_bytes, found_bytes: part.size_bytes });
-    }
-    let name = what.clone();
-    let reading =
-        tokio::task::spawn_blocking(move || feed.file(&part.file, part.offset_bytes, part.size_bytes, &name));
-    let found = joined(reading.await)?;
+    let found = feed_part(part, expected_bytes, feed, what.clone()).await?;
     // What a docker-archive has may be compressed: its digest is known only of the uncompressed layer.
     if found != expected && layer.archived_name.is_none() {
         return Err(FetchError::DigestMismatch { what, expected, found });
     }
     Ok(())
+}
+
+/// Feeds a part of a file, and returns its digest.
+pub(crate) async fn feed_part(
+    part: FilePart,
+    expected_bytes: u64,
+    feed: Feed,
+    what: String,
+) -> Result<Digest, FetchError> {
+    if part.size_bytes != expected_bytes {
+        return Err(FetchError::SizeMismatch { what, expected_bytes, found_bytes: part.size_bytes });
+    }
+    let reading =
+        tokio::task::spawn_blocking(move || feed.file(&part.file, part.offset_bytes, part.size_bytes, &what));
+    joined(reading.await)
 }
 
 /// Sees a layer through its threads. They have ended when this returns.
@@ -415,7 +427,7 @@ async fn run(
 }
 
 /// The result of a thread; its panic is ours.
-fn joined<T>(result: Result<T, tokio::task::JoinError>) -> T {
+pub(crate) fn joined<T>(result: Result<T, tokio::task::JoinError>) -> T {
     match result {
         Ok(value) => value,
         Err(error) => match error.try_into_panic() {

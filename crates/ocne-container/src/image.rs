@@ -29,6 +29,12 @@ pub struct LayerReader {
     whole: Arc<AtomicBool>,
 }
 
+impl LayerSender {
+    pub(crate) fn into_feed(self) -> Feed {
+        self.0
+    }
+}
+
 /// A pipe for one layer, a few MiB long. Both ends give up once `stop` is set.
 pub fn layer_pipe(stop: &Arc<AtomicBool>) -> (LayerSender, LayerReader) {
     let (feed, channel) = pipeline::pipe(stop);

@@ -8,6 +8,7 @@
 //! It is for a tokio runtime. Programs install a rustls crypto provider first.
 
 mod cache;
+mod copy;
 mod credentials;
 mod delegation;
 mod digest;
@@ -25,13 +26,14 @@ mod ostree_reference;
 mod part_file;
 mod pipeline;
 mod platform;
-mod push;
 mod reference;
 mod registry_auth;
 mod resolve;
 mod transport;
 
 pub use cache::{Cache, CacheEntry, CacheRecord, Pruned};
+pub use copy::{Copied, CopyOptions};
+pub use credentials::{Credentials, Secret};
 pub use delegation::Delegation;
 pub use digest::{Digest, DigestParseError};
 pub use error::{ErrorKind, FetchError};
@@ -44,5 +46,4 @@ pub use manifest::ManifestError;
 pub use ocne_tar::TarError;
 pub use ostree_reference::{OstreeReference, OstreeTrust};
 pub use platform::Platform;
-pub use push::Pushed;
 pub use reference::{ImageReference, LayoutImage, ReferenceError, RegistryReference, Version};

@@ -182,6 +182,26 @@ impl Document {
     /// Reads a manifest or an index. `media_type` is what it came with, as far as that was said; simple file
     /// servers say `text/plain` of all that they have.
     pub fn parse(bytes: &[u8], media_type: Option<&str>) -> Result<Self, ManifestError> {
+        let document = Self::parse_any(bytes, media_type)?;
+        if let Self::Image(manifest) = &document {
+            if let Some(l) = manifest.layers.iter().find(|l| !is_layer(&l.media_type)) {
+                let media_type = l.media_type.clone();
+                return Err(ManifestError::LayerType { digest: l.digest, media_type });
+            }
+            if manifest.layers.is_empty() {
+                return Err(ManifestError::NoLayers);
+            }
+        }
+        Ok(document)
+    }
+
+    /// Whether a media type says what a document is.
+    pub fn is_known(media_type: &str) -> bool {
+        is_index(media_type) || is_image(media_type)
+    }
+
+    /// The same for whoever does not look into layers: they may be of any kind, or none.
+    pub fn parse_any(bytes: &[u8], media_type: Option<&str>) -> Result<Self, ManifestError> {
         let outline: Outline = serde_json::from_slice(bytes)?;
         let outer = media_type
             .map(|m| m.split(';').next().unwrap_or_default().trim())
@@ -201,13 +221,8 @@ impl Document {
             (Some(all), false) if !is_image(&media_type) => Ok(Self::Index(all)),
             (None, true) if !is_index(&media_type) => {
                 let manifest: ImageManifest = serde_json::from_slice(bytes)?;
-                if let Some(l) = manifest.layers.iter().find(|l| !is_layer(&l.media_type)) {
-                    let media_type = l.media_type.clone();
-                    return Err(ManifestError::LayerType { digest: l.digest, media_type });
-                }
                 match manifest.layers.len() {
-                    0 => Err(ManifestError::NoLayers),
-                    1..=LAYERS_MAX => Ok(Self::Image(manifest)),
+                    0..=LAYERS_MAX => Ok(Self::Image(manifest)),
                     n => Err(ManifestError::Unsupported { media_type: format!("an image of {n} layers") }),
                 }
             }

@@ -109,7 +109,6 @@ mod tests {
         for bad in [
             "",
             "ostree-unverified-registry:",
-            "ostree-unverified-image:containers-storage:a",
             "ostree-remote-image::docker://r.example/a",
             "ostree-remote-image:ol",
             "ostree-image-signed:",

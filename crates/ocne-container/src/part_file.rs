@@ -62,6 +62,11 @@ pub(crate) fn write_whole(target: &Path, content: &[u8]) -> io::Result<()> {
     part.persist()
 }
 
+/// A file without a name, on the disk of this folder.
+pub(crate) fn unnamed(folder: &Path) -> io::Result<File> {
+    PartFile::create(&folder.join("blob"))?.file.try_clone()
+}
+
 /// Takes the lock of a file, if nobody has it.
 pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
     match flock(file.file(), FlockOperation::NonBlockingLockExclusive) {

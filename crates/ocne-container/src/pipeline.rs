@@ -26,8 +26,46 @@ const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
 /// The most that a layer of this size may decompress to. Disk images are hardly compressible; even one that
 /// consists mostly of zeros stays below this.
-fn limit_bytes(compressed_bytes: u64) -> u64 {
+pub(crate) fn limit_bytes(compressed_bytes: u64) -> u64 {
     compressed_bytes.saturating_mul(200).saturating_add(256 << 20).min(LAYER_MAX_BYTES)
+}
+
+/// How a layer is compressed, which its first bytes tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Compression {
+    Gzip,
+    Zstd,
+}
+
+impl Compression {
+    /// None for a plain layer.
+    pub fn of(start: &[u8]) -> Option<Self> {
+        match start {
+            [0x1F, 0x8B, ..] => Some(Self::Gzip),
+            [0x28, 0xB5, 0x2F, 0xFD, ..] => Some(Self::Zstd),
+            _ => None,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+        }
+    }
+
+    /// Reads what the layer is, uncompressed.
+    pub fn decoder<'a>(self, input: impl BufRead + 'a) -> Result<Box<dyn Read + 'a>, LayerError> {
+        match self {
+            Self::Gzip => Ok(Box::new(MultiGzDecoder::new(input))),
+            Self::Zstd => {
+                let damaged = |source| LayerError::Compression { format: "zstd", source };
+                let mut decoder = zstd::stream::read::Decoder::with_buffer(input).map_err(damaged)?;
+                decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(damaged)?;
+                Ok(Box::new(decoder))
+            }
+        }
+    }
 }
 
 /// Memory for buffers, used again and again.
@@ -262,23 +300,15 @@ fn inflate(
         Ok(output.blocking_send(buffer).is_ok())
     };
     let start = input.fill_buf().map_err(|source| LayerError::Compression { format: "tar", source })?;
-    let (format, mut decoder): (_, Box<dyn Read>) = match start {
-        [0x1F, 0x8B, ..] => ("gzip", Box::new(MultiGzDecoder::new(input))),
-        [0x28, 0xB5, 0x2F, 0xFD, ..] => {
-            let damaged = |source| LayerError::Compression { format: "zstd", source };
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(input).map_err(damaged)?;
-            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(damaged)?;
-            ("zstd", Box::new(decoder))
-        }
-        _ => {
-            while let Some(buffer) = input.next_buffer() {
-                if !pass_on(buffer)? {
-                    break;
-                }
+    let Some(compression) = Compression::of(start) else {
+        while let Some(buffer) = input.next_buffer() {
+            if !pass_on(buffer)? {
+                break;
             }
-            return Ok(());
         }
+        return Ok(());
     };
+    let (format, mut decoder) = (compression.name(), compression.decoder(input)?);
     loop {
         let mut buffer = pool.take();
         buffer.fill(&mut decoder).map_err(|source| LayerError::Compression { format, source })?;

@@ -32,6 +32,11 @@ pub enum ImageReference {
         /// Which of its images; none if it holds one.
         image: Option<String>,
     },
+    /// `containers-storage:IMAGE`: an image in the storage of podman and buildah.
+    ContainersStorage {
+        /// Its name or identifier, in the form that those programs take.
+        image: String,
+    },
     /// `dir:PATH`: a folder with a manifest and blobs, as `skopeo copy` writes it.
     Directory {
         /// The folder.
@@ -79,16 +84,8 @@ pub struct ReferenceError {
 }
 
 /// Transports of podman and skopeo that are not for boot images.
-const OTHER_TRANSPORTS: [&str; 8] = [
-    "containers-storage:",
-    "docker-daemon:",
-    "ostree:",
-    "sif:",
-    "atomic:",
-    "tarball:",
-    "http://",
-    "https://",
-];
+const OTHER_TRANSPORTS: [&str; 7] =
+    ["docker-daemon:", "ostree:", "sif:", "atomic:", "tarball:", "http://", "https://"];
 
 /// The longest name of an image in a registry (distribution specification, "Pulling manifests").
 const NAME_MAX_BYTES: usize = 255;
@@ -128,6 +125,12 @@ impl ImageReference {
         } else if let Some(rest) = text.strip_prefix("docker-archive:") {
             let (path, image) = split_path(rest).map_err(refused)?;
             Ok(Self::DockerArchive { path, image })
+        } else if let Some(rest) = text.strip_prefix("containers-storage:") {
+            let wrong = rest.is_empty() || rest.starts_with('-') || rest.contains(char::is_whitespace);
+            if wrong {
+                return Err(refused("the name of the image is empty, begins with `-`, or has spaces in it"));
+            }
+            Ok(Self::ContainersStorage { image: rest.to_owned() })
         } else if let Some(rest) = text.strip_prefix("dir:") {
             Ok(Self::Directory { path: PathBuf::from(non_empty(rest).map_err(refused)?) })
         } else {
@@ -286,6 +289,7 @@ impl fmt::Display for ImageReference {
                 write!(f, "docker-archive:{}", path.display())?;
                 image.iter().try_for_each(|name| write!(f, ":{name}"))
             }
+            Self::ContainersStorage { image } => write!(f, "containers-storage:{image}"),
             Self::Directory { path } => write!(f, "dir:{}", path.display()),
         }
     }
@@ -326,6 +330,7 @@ mod tests {
             ("oci-archive:x.tar", "oci-archive:x.tar"),
             ("docker-archive:x.tar:a:b", "docker-archive:x.tar:a:b"),
             ("dir:/a:b", "dir:/a:b"),
+            ("containers-storage:[vfs@/a]localhost/b:c", "containers-storage:[vfs@/a]localhost/b:c"),
         ] {
             assert_eq!(ImageReference::parse(text).map(|r| r.to_string()), Ok(full.to_owned()), "{text}");
         }
@@ -370,7 +375,8 @@ mod tests {
             "oci::a",
             "dir:",
             "oci-archive:",
-            "containers-storage:a",
+            "containers-storage:",
+            "containers-storage:-x",
             "http://r.example.com/a",
             "a\nb",
             &long,

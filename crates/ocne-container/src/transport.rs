@@ -8,6 +8,7 @@ mod store;
 use fs_err::File;
 
 use crate::cache::Cache;
+use crate::copy::StoredImage;
 use crate::digest::Digest;
 use crate::error::FetchError;
 use crate::event::Events;
@@ -17,6 +18,7 @@ use crate::platform::Platform;
 use crate::reference::{ImageReference, LayoutImage};
 
 pub(crate) use docker_archive::{ArchivedImage, find as find_in_docker_archive};
+pub(crate) use layout::blob_name as layout_blob_name;
 pub(crate) use registry::{Arrived, Registry};
 use store::Store;
 
@@ -27,6 +29,8 @@ pub(crate) enum Transport<'a> {
     Layout { store: Store, image: Option<LayoutImage> },
     /// What `skopeo copy` writes to `dir:`.
     Directory { store: Store },
+    /// The same, brought out of the storage of podman.
+    Stored { store: Store, _image: StoredImage },
     /// What `docker save` writes.
     DockerArchive { store: Store, image: Option<String> },
     /// A registry.
@@ -92,7 +96,7 @@ pub(crate) struct FilePart {
 }
 
 impl<'a> Transport<'a> {
-    pub fn open(
+    pub async fn open(
         reference: &ImageReference,
         platform: &Platform,
         options: &FetchOptions,
@@ -110,6 +114,10 @@ impl<'a> Transport<'a> {
                 Self::DockerArchive { store: Store::archive(path)?, image: image.clone() }
             }
             ImageReference::Directory { path } => Self::Directory { store: Store::folder(path) },
+            ImageReference::ContainersStorage { image } => {
+                let image = StoredImage::export(image, &options.cache_dir).await?;
+                Self::Stored { store: Store::folder(&image.folder()), _image: image }
+            }
             ImageReference::Registry(_) if options.offline => {
                 let offline = Offline { reference: reference.to_string(), platform: platform.clone() };
                 let manifest =
@@ -126,7 +134,7 @@ impl<'a> Transport<'a> {
     pub async fn root(&self) -> Result<Root, FetchError> {
         match self {
             Self::Layout { store, image } => layout::choose(store, image.as_ref()).map(Root::Choice),
-            Self::Directory { store } => {
+            Self::Directory { store } | Self::Stored { store, .. } => {
                 let bytes = store.read_small("manifest.json", MANIFEST_MAX_BYTES)?;
                 Ok(Root::Document { bytes, media_type: None })
             }
@@ -152,7 +160,13 @@ impl<'a> Transport<'a> {
             return Err(FetchError::TooLarge { name: what, size_bytes, limit_bytes });
         }
         let bytes = match self {
-            Self::Layout { store, .. } | Self::Directory { store } | Self::DockerArchive { store, .. } => {
+            Self::Directory { store } | Self::Stored { store, .. } if kind == DocumentKind::Manifest => {
+                store.read_small(&format!("{}.manifest.json", descriptor.digest.hex()), limit_bytes)?
+            }
+            Self::Layout { store, .. }
+            | Self::Directory { store }
+            | Self::Stored { store, .. }
+            | Self::DockerArchive { store, .. } => {
                 store.read_small(&self.blob_name(&descriptor.digest), limit_bytes)?
             }
             Self::Registry(registry) => match kind {
@@ -170,9 +184,10 @@ impl<'a> Transport<'a> {
     /// A layer.
     pub fn layer(&self, digest: &Digest) -> Result<LayerPlace<'_>, FetchError> {
         match self {
-            Self::Layout { store, .. } | Self::Directory { store } | Self::DockerArchive { store, .. } => {
-                store.open(&self.blob_name(digest)).map(LayerPlace::Local)
-            }
+            Self::Layout { store, .. }
+            | Self::Directory { store }
+            | Self::Stored { store, .. }
+            | Self::DockerArchive { store, .. } => store.open(&self.blob_name(digest)).map(LayerPlace::Local),
             Self::Registry(registry) => Ok(LayerPlace::Registry(registry)),
             Self::Kept { offline, .. } => Err(offline.error()),
         }
@@ -181,9 +196,10 @@ impl<'a> Transport<'a> {
     /// A layer of a `docker-archive`, by the name that its `manifest.json` gives it.
     pub fn archived_blob(&self, name: &str) -> Result<FilePart, FetchError> {
         match self {
-            Self::Layout { store, .. } | Self::Directory { store } | Self::DockerArchive { store, .. } => {
-                store.open(name)
-            }
+            Self::Layout { store, .. }
+            | Self::Directory { store }
+            | Self::Stored { store, .. }
+            | Self::DockerArchive { store, .. } => store.open(name),
             // Only an archive gives names.
             Self::Registry(_) | Self::Kept { .. } => {
                 Err(FetchError::Missing { location: "the registry".to_owned(), name: name.to_owned() })
@@ -193,7 +209,7 @@ impl<'a> Transport<'a> {
 
     fn blob_name(&self, digest: &Digest) -> String {
         match self {
-            Self::Directory { .. } => digest.hex(),
+            Self::Directory { .. } | Self::Stored { .. } => digest.hex(),
             _ => layout::blob_name(digest),
         }
     }

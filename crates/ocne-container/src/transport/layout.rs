@@ -16,7 +16,7 @@ struct Marker {
 }
 
 /// Where a blob is.
-pub(super) fn blob_name(digest: &Digest) -> String {
+pub(crate) fn blob_name(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 

@@ -82,9 +82,12 @@ impl<'a> Registry<'a> {
         let registry = &reference.registry;
         Ok(Self {
             http: http::client(registry, options)?,
-            credentials: match &options.delegated {
-                Some(delegation) => CredentialFiles::given(delegation.credentials.clone()),
-                None => CredentialFiles::new(options.authfile.as_deref(), |name| std::env::var_os(name)),
+            credentials: match (&options.credentials, &options.delegated) {
+                (Some(given), _) => CredentialFiles::given(Some(given.clone())),
+                (None, Some(delegation)) => CredentialFiles::given(delegation.credentials.clone()),
+                (None, None) => {
+                    CredentialFiles::new(options.authfile.as_deref(), |name| std::env::var_os(name))
+                }
             },
             network: options.network.clone(),
             plain_allowed: http::plain_allowed(registry, &options.insecure_registries),
@@ -101,7 +104,9 @@ impl<'a> Registry<'a> {
         options: &FetchOptions,
         events: Events<'a>,
     ) -> Result<Self, FetchError> {
-        let patient = Self::new(reference, &crate::push::patient(options), events)?;
+        let mut patient = options.clone();
+        patient.network.stall_timeout = Duration::from_hours(24);
+        let patient = Self::new(reference, &patient, events)?;
         Ok(Self { actions: "pull,push", network: options.network.clone(), ..patient })
     }
 

@@ -1,6 +1,8 @@
 //! Fetching from registries: real ones where they are installed, and one that does everything wrong.
 
 mod auth;
+#[path = "../docker_registry/mod.rs"]
+mod docker_registry;
 mod faults;
 mod fetch;
 mod image;

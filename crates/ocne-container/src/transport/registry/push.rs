@@ -47,17 +47,17 @@ impl From<FetchError> for Trouble {
 }
 
 impl Registry<'_> {
-    /// Sees that a blob is in the repository: it may be there, or in another repository, or is sent. `sent_bytes` counts what
-    /// of it is done with.
+    /// Sees that a blob is in the repository: it may be there, or in another repository, or is sent. `part` is asked for it
+    /// only then; `sent_bytes` counts what of it is done with.
     pub async fn push_blob(
         &self,
         digest: &Digest,
-        blob: &Arc<FilePart>,
+        size_bytes: u64,
+        part: impl AsyncFnOnce() -> Result<Arc<FilePart>, FetchError>,
         mount_from: Option<&str>,
         sent_bytes: &Arc<AtomicU64>,
     ) -> Result<Arrived, FetchError> {
         let action = format!("push the blob {digest}");
-        let size_bytes = blob.size_bytes;
         let mut attempts = Attempts::new(&self.network);
         let path = format!("blobs/{digest}");
         let head = |base: &Url| self.join(base, &path, &action).map(|url| self.http.head(url));
@@ -69,11 +69,13 @@ impl Registry<'_> {
             sent_bytes.store(size_bytes, Ordering::Relaxed);
             return Ok(Arrived::Mounted);
         };
+        // Only now: it may have to be fetched from another registry.
+        let blob = part().await?;
         let mut at_bytes = 0;
         loop {
             let counter = Arc::clone(sent_bytes);
             counter.store(at_bytes, Ordering::Relaxed);
-            let sent = match self.part(&place, blob, at_bytes, &counter, &action, &mut attempts).await {
+            let sent = match self.part(&place, &blob, at_bytes, &counter, &action, &mut attempts).await {
                 Ok(next) => self.complete(&next, digest, &action, &mut attempts).await,
                 Err(trouble) => Err(trouble),
             };

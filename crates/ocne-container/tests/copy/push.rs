@@ -2,90 +2,26 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
-use ocne_container::{
-    Digest, FetchError, FetchEvent, FetchOptions, Fetcher, ImageReference, NetworkOptions, Platform, Pushed,
-};
+use ocne_container::{Copied, CopyOptions, Digest, FetchError, FetchEvent, FetchOptions};
 
-/// Whether programs are there; says what is not.
+use crate::docker_registry::{self, Registry, run};
+use crate::{copy, sample};
+
 fn have(test: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let there = |program: &str| std::env::split_paths(&path).any(|folder| folder.join(program).exists());
-    let missing: Vec<_> = ["docker-registry", "skopeo"].into_iter().filter(|p| !there(p)).collect();
-    if !missing.is_empty() {
-        let _ = writeln!(std::io::stderr(), "SKIPPED {test}: needs {missing:?}");
-    }
-    missing.is_empty()
+    docker_registry::have(test, &["docker-registry", "skopeo"])
 }
 
-/// A registry that runs until it is dropped.
-struct Registry(Child, SocketAddr);
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+fn push(folder: &Path, source: &str, to: &str) -> (Result<Copied, FetchError>, Vec<FetchEvent>) {
+    copy(folder, source, to, &CopyOptions::default(), FetchOptions::default())
 }
 
-impl Registry {
-    fn start(folder: &Path) -> Self {
-        // The port is free again for a moment, which is all that such a program offers.
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let file = folder.join("registry.yml");
-        let data = folder.join("registry").display().to_string();
-        let config = format!(
-            "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
-             storage: {{filesystem: {{rootdirectory: {data}}}}}\nhttp:\n  addr: {address}\n  relativeurls: true\n"
-        );
-        fs_err::write(&file, config).unwrap();
-        let mut registry = Command::new("docker-registry");
-        registry.arg("serve").arg(&file).stdout(Stdio::null()).stderr(Stdio::null());
-        let registry = Self(registry.spawn().unwrap(), address);
-        let started = Instant::now();
-        while TcpStream::connect(address).is_err() {
-            assert!(started.elapsed() < Duration::from_secs(20), "docker-registry does not start");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        registry
-    }
-}
-
-fn sample() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/ostree/sample-encapsulated.ociarchive")
-}
-
-fn push(
-    folder: &Path,
-    source: &str,
-    to: &str,
-    platform: Option<&Platform>,
-) -> (Result<Pushed, FetchError>, Vec<FetchEvent>) {
-    let network = NetworkOptions { first_wait: Duration::from_millis(5), ..NetworkOptions::default() };
-    let fetcher =
-        Fetcher::new(FetchOptions { cache_dir: folder.join("cache"), network, ..FetchOptions::default() });
-    let ImageReference::Registry(destination) = ImageReference::parse(to).unwrap() else {
-        panic!("not a registry")
-    };
-    let source = ImageReference::parse(source).unwrap();
-    let events = Mutex::new(Vec::new());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let fetcher = fetcher.unwrap();
-    let told = |event| events.lock().unwrap().push(event);
-    let pushed = runtime.block_on(fetcher.push(&source, platform, &destination, &told, &Arc::default()));
-    (pushed, events.into_inner().unwrap())
-}
-
-#[track_caller]
 fn skopeo(arguments: &[&str]) -> Vec<u8> {
-    let out = Command::new("skopeo").args(arguments).stdin(Stdio::null()).output().unwrap();
-    assert!(out.status.success(), "skopeo {arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
-    out.stdout
+    run("skopeo", arguments)
 }
 
 /// What a registry has of an image is what the file has, byte for byte.
@@ -110,8 +46,8 @@ fn an_image_arrives_once_and_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let registry = Registry::start(dir.path());
     let source = format!("oci-archive:{}", sample().display());
-    let to = format!("docker://{}/olcne/ock-ostree:1.33", registry.1);
-    let (pushed, events) = push(dir.path(), &source, &to, None);
+    let to = format!("docker://{}/olcne/ock-ostree:1.33", registry.address);
+    let (pushed, events) = push(dir.path(), &source, &to);
     let pushed = pushed.unwrap();
     assert_eq!((pushed.spared_bytes, pushed.reference.as_str()), (0, to.as_str()));
     assert!(
@@ -125,15 +61,15 @@ fn an_image_arrives_once_and_as_it_is() {
     // Again, by its digest, and to another tag: nothing is sent.
     for to in [
         to.clone(),
-        format!("docker://{}/olcne/ock-ostree@{}", registry.1, pushed.digest),
+        format!("docker://{}/olcne/ock-ostree@{}", registry.address, pushed.digest),
         to.replace("1.33", "latest"),
     ] {
-        let again = push(dir.path(), &source, &to, None).0.unwrap();
+        let again = push(dir.path(), &source, &to).0.unwrap();
         assert_eq!((again.sent_bytes, again.digest), (0, pushed.digest), "{to}");
         same_as_sample(dir.path(), &to);
     }
-    let other = format!("docker://{}/olcne/ock-ostree@{}", registry.1, Digest::of(b""));
-    assert!(matches!(push(dir.path(), &source, &other, None).0, Err(FetchError::DigestMismatch { .. })));
+    let other = format!("docker://{}/olcne/ock-ostree@{}", registry.address, Digest::of(b""));
+    assert!(matches!(push(dir.path(), &source, &other).0, Err(FetchError::DigestMismatch { .. })));
 }
 
 #[test]
@@ -143,8 +79,8 @@ fn what_the_base_has_is_mounted() {
     }
     let dir = tempfile::tempdir().unwrap();
     let registry = Registry::start(dir.path());
-    let base = format!("{}/olcne/base:1", registry.1);
-    push(dir.path(), &format!("oci-archive:{}", sample().display()), &base, None).0.unwrap();
+    let base = format!("{}/olcne/base:1", registry.address);
+    push(dir.path(), &format!("oci-archive:{}", sample().display()), &base).0.unwrap();
     // The same image, with a manifest that says so.
     let layout = dir.path().join("layout");
     let reference = format!("oci:{}", layout.display());
@@ -162,8 +98,8 @@ fn what_the_base_has_is_mounted() {
     index["manifests"][0]["digest"] = digest.to_string().into();
     index["manifests"][0]["size"] = bytes.len().into();
     fs_err::write(layout.join("index.json"), serde_json::to_vec(&index).unwrap()).unwrap();
-    let to = format!("docker://{}/olcne/derived:1", registry.1);
-    let pushed = push(dir.path(), &reference, &to, None).0.unwrap();
+    let to = format!("docker://{}/olcne/derived:1", registry.address);
+    let pushed = push(dir.path(), &reference, &to).0.unwrap();
     assert_eq!((pushed.sent_bytes, pushed.digest), (0, digest));
     assert_eq!(Digest::of(&skopeo(&["inspect", "--raw", "--tls-verify=false", &to])), digest);
     skopeo(&[
@@ -218,13 +154,13 @@ fn a_push_goes_on_where_it_was_cut() {
     }
     let dir = tempfile::tempdir().unwrap();
     let registry = Registry::start(dir.path());
-    let proxy = cutting_proxy(registry.1, 5, 150_000);
+    let proxy = cutting_proxy(registry.address, 5, 150_000);
     let to = format!("docker://{proxy}/olcne/ock-ostree:1.33");
-    let (pushed, events) = push(dir.path(), &format!("oci-archive:{}", sample().display()), &to, None);
+    let (pushed, events) = push(dir.path(), &format!("oci-archive:{}", sample().display()), &to);
     pushed.unwrap();
     let retries = events.iter().filter(|e| matches!(e, FetchEvent::Retry { .. })).count();
     assert!(retries >= 5, "{retries} retries");
-    same_as_sample(dir.path(), &to.replace(&proxy.to_string(), &registry.1.to_string()));
+    same_as_sample(dir.path(), &to.replace(&proxy.to_string(), &registry.address.to_string()));
 }
 
 #[test]
@@ -233,12 +169,11 @@ fn what_cannot_be_pushed_is_said() {
     let source = format!("oci-archive:{}", sample().display());
     // Nobody listens there.
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (pushed, events) = push(dir.path(), &source, &format!("docker://{address}/a"), None);
+    let (pushed, events) = push(dir.path(), &source, &format!("docker://{address}/a"));
     let error = pushed.unwrap_err();
     assert!(error.to_string().contains("push the blob sha256:"), "{error}");
     assert!(error.to_string().contains(&format!("in 6 attempts at `{address}`")), "{error}");
     assert!(events.iter().any(|e| matches!(e, FetchEvent::Retry { .. })));
-    let error = push(dir.path(), "docker://localhost/a", "docker://localhost/b", None).0.unwrap_err();
-    assert!(matches!(error, FetchError::PushSource { .. }), "{error}");
-    assert!(error.hint().unwrap().contains("oci-archive:"));
+    let error = push(dir.path(), "docker://localhost/a", "docker://localhost/a:latest").0.unwrap_err();
+    assert!(matches!(error, FetchError::CopyOntoItself { .. }), "{error}");
 }
