@@ -17,7 +17,7 @@ pub enum Stage {
     Generate,
     /// Syncing it, and reading it back.
     Save,
-    /// Sending a container image to a registry.
+    /// Copying a container image to where it shall be.
     Push,
 }
 

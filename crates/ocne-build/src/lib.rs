@@ -7,6 +7,7 @@
 mod agent_log;
 mod cluster;
 mod copy;
+mod copy_image;
 mod create;
 mod error;
 mod event;
@@ -19,7 +20,6 @@ mod output;
 mod plan;
 mod pod_note;
 mod program;
-mod push;
 mod remote;
 mod report;
 mod request;
@@ -27,6 +27,7 @@ mod source;
 mod verify;
 
 pub use cluster::{ClusterSettings, SHELL_IMAGE, Transfer, leftovers, remove_leftover};
+pub use copy_image::copy_image;
 pub use create::{Created, create};
 pub use error::{BuildError, FailureKind};
 pub use event::{Event, Events, Stage};
@@ -36,13 +37,13 @@ pub use files::{Entry, FileSystem, Found};
 pub use ocne_bootimage::{Architecture, BootImage, ImageKind};
 pub use ocne_cluster::{Cluster, ClusterError, ConnectOptions, Leftover, PodSpec, Scratch, TolerationSpec};
 pub use ocne_container::{
-    Cache, CacheEntry, FetchOptions, ImageReference, NetworkOptions, OstreeReference, Pushed, ReferenceError,
-    RegistryReference,
+    Cache, CacheEntry, Copied, CopyOptions, Credentials, ErrorKind, FetchError, FetchOptions, Fetcher,
+    ImageReference, Logins, NetworkOptions, OstreeReference, Platform, ReferenceError, RegistryReference,
+    Secret,
 };
 pub use ocne_disk::{CompressOptions, Compression};
 pub use ostree::{OstreeBase, OstreeRequest, create_ostree, plan_ostree};
 pub use plan::{Origin, Plan, plan};
-pub use push::push_image;
 pub use remote::{RemoteError, RemoteWork, Way, convert_remotely};
 pub use request::{Builder, CreateRequest, Destination, Source};
 pub use source::{Fetched, fetch};

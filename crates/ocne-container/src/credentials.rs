@@ -25,7 +25,7 @@ const ANSWER_MAX_BYTES: u64 = 64 << 10;
 /// Helpers may have to ask a server, but not for longer than this.
 const HELPER_TIMEOUT: Duration = Duration::from_mins(1);
 /// What docker writes for its own registry.
-const DOCKER_HUB: &str = "https://index.docker.io/v1/";
+pub(crate) const DOCKER_HUB: &str = "https://index.docker.io/v1/";
 
 /// A secret, which is never printed.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -108,8 +108,10 @@ impl CredentialFiles {
         let home = path("HOME").or_else(std::env::home_dir);
         let config = path("XDG_CONFIG_HOME").or_else(|| Some(home.as_ref()?.join(".config")));
         let docker = path("DOCKER_CONFIG").or_else(|| Some(home.as_ref()?.join(".docker")));
+        let user = rustix::process::getuid().as_raw().to_string();
+        let usual = path("XDG_RUNTIME_DIR").map(|folder| folder.join("containers/auth.json"));
         let files = [
-            path("XDG_RUNTIME_DIR").map(|folder| folder.join("containers/auth.json")),
+            Some(usual.unwrap_or_else(|| Path::new("/run/containers").join(user).join("auth.json"))),
             config.map(|folder| folder.join("containers/auth.json")),
             docker.map(|folder| folder.join("config.json")),
         ];
@@ -119,6 +121,23 @@ impl CredentialFiles {
     /// These credentials, or none.
     pub fn given(credentials: Option<Credentials>) -> Self {
         Self { given: credentials, files: Vec::new(), named: false }
+    }
+
+    /// All files that are looked at.
+    pub fn paths(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// The file that new credentials go to: the first, or the next of podman's if its folder cannot be there.
+    pub fn to_write(&self) -> PathBuf {
+        let can_be = |path: &&PathBuf| {
+            path.parent().is_some_and(|folder| {
+                let there = folder.ancestors().find(|folder| folder.is_dir());
+                there.is_some_and(|folder| rustix::fs::access(folder, rustix::fs::Access::WRITE_OK).is_ok())
+            })
+        };
+        let ours = self.files.iter().take(if self.named { 1 } else { 2 });
+        ours.clone().find(can_be).or_else(|| self.files.first()).cloned().unwrap_or_default()
     }
 
     /// Credentials for a repository of a registry, if there are any.
@@ -209,7 +228,10 @@ impl Auth {
 
 /// The keys under which credentials may be, the most exact first: `host/a/b`, `host/a`, `host`.
 fn keys(registry: &str, repository: &str) -> Vec<String> {
-    let mut keys = vec![format!("{registry}/{repository}")];
+    let mut keys = vec![match repository {
+        "" => registry.to_owned(),
+        repository => format!("{registry}/{repository}"),
+    }];
     while let Some((shorter, _)) = keys.last().and_then(|key| key.rsplit_once('/')) {
         let shorter = shorter.to_owned();
         keys.push(shorter);
@@ -218,7 +240,7 @@ fn keys(registry: &str, repository: &str) -> Vec<String> {
 }
 
 /// The host in a key that is a URL, as docker writes them.
-fn old_key(key: &str) -> Option<&str> {
+pub(crate) fn old_key(key: &str) -> Option<&str> {
     let rest = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://"));
     // Docker's own registry has several names.
     match rest.unwrap_or(key).split('/').next()? {
@@ -234,15 +256,44 @@ struct HelperAnswer {
     secret: Secret,
 }
 
+/// The credential helper that a file names for a registry.
+pub(crate) fn helper_of(file: &serde_json::Value, registry: &str) -> Option<String> {
+    let own = file["credHelpers"]
+        .get(registry)
+        .or_else(|| (registry == "docker.io").then(|| file["credHelpers"].get(DOCKER_HUB)).flatten());
+    let helper = own.and_then(serde_json::Value::as_str).or_else(|| file["credsStore"].as_str())?;
+    (!helper.is_empty()).then(|| helper.to_owned())
+}
+
 /// Asks a credential helper. One that is only a default may be missing.
 async fn ask_helper(helper: &str, registry: &str, required: bool) -> Result<Option<Credentials>, FetchError> {
+    let server = if registry == "docker.io" { DOCKER_HUB } else { registry };
+    let Some(answer) = run_helper(helper, "get", server, required).await? else { return Ok(None) };
+    let answer: HelperAnswer = serde_json::from_slice(&answer).map_err(|_| FetchError::Credentials {
+        path: PathBuf::from(format!("docker-credential-{helper}")),
+        reason: "its answer is not as expected".to_owned(),
+    })?;
+    Ok(Some(match answer.username.as_str() {
+        "" => return Ok(None),
+        "<token>" => Credentials::IdentityToken(answer.secret),
+        user => Credentials::Password { user: user.to_owned(), password: answer.secret },
+    }))
+}
+
+/// Runs a credential helper; none when it knows nothing of the registry. One that is only a default may be missing.
+pub(crate) async fn run_helper(
+    helper: &str,
+    verb: &str,
+    input: &str,
+    required: bool,
+) -> Result<Option<Vec<u8>>, FetchError> {
     let program = format!("docker-credential-{helper}");
     let refused = |reason: String| FetchError::Credentials { path: PathBuf::from(&program), reason };
     if !helper.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.')) {
         return Err(refused("this is no name of a credential helper".to_owned()));
     }
     let spawned = tokio::process::Command::new(&program)
-        .arg("get")
+        .arg(verb)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -255,11 +306,10 @@ async fn ask_helper(helper: &str, registry: &str, required: bool) -> Result<Opti
         }
         other => other.map_err(|e| refused(e.to_string()))?,
     };
-    let server = if registry == "docker.io" { DOCKER_HUB } else { registry };
     let talk = async {
         if let Some(mut stdin) = child.stdin.take() {
             // A helper that does not want to know is no failure.
-            let _ = stdin.write_all(format!("{server}\n").as_bytes()).await;
+            let _ = stdin.write_all(format!("{input}\n").as_bytes()).await;
         }
         let mut answer = Vec::new();
         if let Some(stdout) = child.stdout.take() {
@@ -271,20 +321,14 @@ async fn ask_helper(helper: &str, registry: &str, required: bool) -> Result<Opti
         Ok(result) => result.map_err(|e| refused(e.to_string()))?,
         Err(_) => return Err(refused("it does not answer".to_owned())),
     };
-    if !status.success() {
-        // There is no other sign for it in the protocol.
-        return match String::from_utf8_lossy(&answer).to_ascii_lowercase() {
-            text if text.contains("credentials not found") => Ok(None),
-            _ => Err(refused(format!("it ended with {status}"))),
-        };
+    if status.success() {
+        return Ok(Some(answer));
     }
-    let answer: HelperAnswer =
-        serde_json::from_slice(&answer).map_err(|_| refused("its answer is not as expected".to_owned()))?;
-    Ok(Some(match answer.username.as_str() {
-        "" => return Ok(None),
-        "<token>" => Credentials::IdentityToken(answer.secret),
-        user => Credentials::Password { user: user.to_owned(), password: answer.secret },
-    }))
+    // There is no other sign for it in the protocol.
+    match String::from_utf8_lossy(&answer).to_ascii_lowercase() {
+        text if text.contains("credentials not found") => Ok(None),
+        _ => Err(refused(format!("it ended with {status}"))),
+    }
 }
 
 /// Reads a file of credentials and looks into it, for fuzzing.

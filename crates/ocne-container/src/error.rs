@@ -353,9 +353,9 @@ impl FetchError {
             Self::NoDisk { .. } => {
                 text("the path is the setting `providers.libvirt.bootVolumeContainerImagePath`")
             }
-            Self::Status { status: 401 | 403, .. } => {
-                text("log in with `podman login`, or name a file with credentials with `--authfile`")
-            }
+            Self::Status { status: 401 | 403, registry, .. } => Some(format!(
+                "log in with `ocne registry login {registry}`, or name a file with credentials with `--authfile`"
+            )),
             Self::Untrusted { .. } => text("name the file of its certificate authority with `--ca-file`"),
             Self::Status { status: 404, .. } => text("look at the name and the tag of the image"),
             Self::Status { status: 429, .. } => {

@@ -62,6 +62,19 @@ pub(crate) fn write_whole(target: &Path, content: &[u8]) -> io::Result<()> {
     part.persist()
 }
 
+/// Writes a small file whole or not at all, for its owner alone; the folder is made if it is missing.
+pub(crate) fn write_secret(target: &Path, content: &[u8]) -> io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+    if let Some(folder) = target.parent() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    }
+    let mut part = PartFile::create(target)?;
+    fs_err::set_permissions(&part.path, std::fs::Permissions::from_mode(0o600))?;
+    part.write(content)?;
+    part.file.sync_all()?;
+    part.persist()
+}
+
 /// A file without a name, on the disk of this folder.
 pub(crate) fn unnamed(folder: &Path) -> io::Result<File> {
     PartFile::create(&folder.join("blob"))?.file.try_clone()

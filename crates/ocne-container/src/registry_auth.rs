@@ -190,7 +190,11 @@ pub(crate) async fn answer(
                     "its token server `{realm}` is not spoken to over https"
                 )));
             }
-            let usual = format!("repository:{}:{}", subject.repository, subject.actions);
+            // Who only logs in wants nothing yet.
+            let usual = match subject.repository {
+                "" => String::new(),
+                repository => format!("repository:{repository}:{}", subject.actions),
+            };
             let scope = scope.clone().unwrap_or(usual);
             token(http, url, service.as_deref(), &scope, credentials).await?
         }

@@ -11,6 +11,7 @@ use crate::image::ImageCommand;
 use crate::man::ManArguments;
 use crate::oci::OciCommand;
 use crate::printer::{LogLevel, OutputStyle};
+use crate::registry::RegistryCommand;
 use crate::version::VersionArguments;
 
 /// The part of every help text and man page that says how a run ends.
@@ -95,6 +96,9 @@ pub enum Command {
     /// Credentials for Oracle Cloud
     #[command(subcommand, arg_required_else_help = true)]
     Oci(OciCommand),
+    /// Log in to registries of container images
+    #[command(subcommand, arg_required_else_help = true)]
+    Registry(RegistryCommand),
     /// List or remove what builds and uploads have left
     Gc(GcArguments),
     /// Show the settings that are in effect

@@ -12,6 +12,7 @@ mod text;
 mod upload;
 
 pub use cluster::connect as cluster_of;
+pub use source::FetchArguments;
 
 use clap::Subcommand;
 
@@ -30,11 +31,11 @@ use crate::printer::{OutputStyle, Printer};
 pub enum ImageCommand {
     /// Make a boot image for a cloud
     Create(Box<CreateArguments>),
-    /// Copy a container image to a registry
-    Copy(CopyArguments),
+    /// Copy a container image from one place to another
+    Copy(Box<CopyArguments>),
     /// Show what is in a boot image
     Info(Box<InfoArguments>),
-    /// Upload a boot image to Oracle Cloud and import it
+    /// Upload a boot image to Oracle Cloud and import it, or an ostree image to a registry
     Upload(Box<UploadArguments>),
     /// List the compute images in Oracle Cloud that were uploaded before
     #[command(visible_alias = "ls")]

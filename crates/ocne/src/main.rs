@@ -15,6 +15,7 @@ mod oci;
 mod oracle;
 mod printer;
 mod progress;
+mod registry;
 mod settings;
 mod terminal;
 mod timestamp;
@@ -48,6 +49,7 @@ fn run(cli: &Cli, printer: &Printer) -> Result<(), Failure> {
         Command::Oci(command) => oci::run(command, &cli.global, printer),
         Command::Gc(arguments) => gc::run(arguments, &cli.global, printer),
         Command::Config(command) => config::run(command, &cli.global, printer),
+        Command::Registry(command) => registry::run(command, &cli.global, printer),
         Command::Completion(arguments) => completion::run(arguments, printer),
         Command::Man(arguments) => man::run(arguments),
         Command::Version(arguments) => version::run(arguments, printer),

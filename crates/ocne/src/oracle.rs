@@ -77,6 +77,11 @@ impl From<Auth> for AuthKind {
 }
 
 impl OracleArguments {
+    /// Certificates to trust besides the system's.
+    pub fn ca_file(&self) -> Option<&Path> {
+        self.ca_file.as_deref()
+    }
+
     /// Makes the client. Nothing is sent yet.
     pub fn client(&self, settings: &Settings) -> Result<Client, Failure> {
         let oci = settings.values.providers.as_ref().and_then(|p| p.oci.as_ref());

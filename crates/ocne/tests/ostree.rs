@@ -1,14 +1,15 @@
 //! `image create --type ostree` through the built program, judged by the fixtures' own checker.
 
+#[path = "../../ocne-container/tests/docker_registry/mod.rs"]
+mod docker_registry;
 mod support;
 
-use std::io::Write as _;
-use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
+use docker_registry::{Registry, have};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use support::{Home, Ran, assert_schema, repository};
@@ -23,17 +24,6 @@ fn fixtures() -> PathBuf {
 
 fn sample() -> String {
     format!("oci-archive:{}", fixtures().join("sample-encapsulated.ociarchive").display())
-}
-
-/// Whether these programs are there; says so if not.
-fn can_run(test: &str, programs: &[&str]) -> bool {
-    let path = std::env::var("PATH").unwrap_or_default();
-    let missing: Vec<_> =
-        programs.iter().filter(|p| !path.split(':').any(|d| Path::new(d).join(p).is_file())).collect();
-    if !missing.is_empty() {
-        let _ = writeln!(std::io::stderr(), "SKIPPED {test}: needs {missing:?}");
-    }
-    missing.is_empty()
 }
 
 /// Runs a program of the fixtures to its end.
@@ -78,7 +68,7 @@ fn check(image: &Path) {
 
 #[test]
 fn an_image_its_report_and_its_log() {
-    if !can_run("an_image_its_report_and_its_log", &JUDGES) {
+    if !have("an_image_its_report_and_its_log", &JUDGES) {
         return;
     }
     let home = Home::new();
@@ -108,7 +98,7 @@ fn an_image_its_report_and_its_log() {
 
 #[test]
 fn the_usual_name_and_the_same_bytes_from_anywhere() {
-    if !can_run("the_usual_name_and_the_same_bytes_from_anywhere", &["python3", "skopeo", "tar"]) {
+    if !have("the_usual_name_and_the_same_bytes_from_anywhere", &["python3", "skopeo", "tar"]) {
         return;
     }
     let home = Home::new();
@@ -134,7 +124,7 @@ fn the_usual_name_and_the_same_bytes_from_anywhere() {
 
 #[test]
 fn what_is_damaged_is_refused_and_nothing_is_left() {
-    if !can_run("what_is_damaged_is_refused_and_nothing_is_left", &["python3", "zstd", "tar"]) {
+    if !have("what_is_damaged_is_refused_and_nothing_is_left", &["python3", "zstd", "tar"]) {
         return;
     }
     let home = Home::new();
@@ -236,7 +226,7 @@ fn large(folder: &Path) -> String {
 
 #[test]
 fn signals_at_random_moments_leave_nothing() {
-    if !can_run("signals_at_random_moments_leave_nothing", &["python3", "ostree", "tar"]) {
+    if !have("signals_at_random_moments_leave_nothing", &["python3", "ostree", "tar"]) {
         return;
     }
     let home = Home::new();
@@ -270,56 +260,25 @@ fn signals_at_random_moments_leave_nothing() {
     }
 }
 
-/// A registry that runs until it is dropped.
-struct Registry(Child, SocketAddr);
-
-impl Registry {
-    fn start(folder: &Path) -> Self {
-        // The port is free again for a moment, which is all that such a program offers.
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let file = folder.join("registry.yml");
-        let data = folder.join("registry").display().to_string();
-        let config = format!(
-            "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
-             storage: {{filesystem: {{rootdirectory: {data}}}}}\nhttp:\n  addr: {address}\n"
-        );
-        fs_err::write(&file, config).unwrap();
-        let mut registry = Command::new("docker-registry");
-        registry.arg("serve").arg(&file).stdout(Stdio::null()).stderr(Stdio::null());
-        let registry = Self(registry.spawn().unwrap(), address);
-        let started = Instant::now();
-        while TcpStream::connect(address).is_err() {
-            assert!(started.elapsed() < Duration::from_secs(20), "docker-registry does not start");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        registry
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn source_and_base_come_from_a_registry() {
-    if !can_run("source_and_base_come_from_a_registry", &["python3", "skopeo", "docker-registry", "tar"]) {
+    if !have("source_and_base_come_from_a_registry", &["python3", "skopeo", "docker-registry", "tar"]) {
         return;
     }
     let home = Home::new();
     let base = base(home.path());
     let registry = Registry::start(home.path());
     let push = |from: &str, name: &str| {
-        let to = format!("docker://{}/{name}", registry.1);
+        let to = format!("docker://{}/{name}", registry.address);
         Ran::of(Command::new("skopeo").args(["copy", "-q", "--dest-tls-verify=false", from, &to])).ok();
     };
     push(&sample(), "olcne/ock-ostree:1.33");
     push(&base, "olcne/nginx:1.17.7-1");
     // By the settings alone, as it is with the usual registry.
-    let settings =
-        format!("registry: {0}\nosRegistry: ostree-unverified-registry:{0}/olcne/ock-ostree\n", registry.1);
+    let settings = format!(
+        "registry: {0}\nosRegistry: ostree-unverified-registry:{0}/olcne/ock-ostree\n",
+        registry.address
+    );
     fs_err::create_dir(home.path().join(".ocne")).unwrap();
     fs_err::write(home.path().join(".ocne/defaults.yaml"), settings).unwrap();
     let arguments = ["image", "create", "-t", "ostree", "-a", "amd64", "-q", "--report", "report.json"];
@@ -329,12 +288,12 @@ fn source_and_base_come_from_a_registry() {
         serde_json::from_slice(&fs_err::read(home.path().join("report.json")).unwrap()).unwrap();
     assert_schema("create-ostree-report.schema.json", &report);
     assert_eq!(report["commit"]["checksum"], COMMIT);
-    let name = format!("docker://{}/olcne/ock-ostree:1.33", registry.1);
+    let name = format!("docker://{}/olcne/ock-ostree:1.33", registry.address);
     assert_eq!(report["source"]["reference"], name);
     // What was made goes into a registry, once.
     let copy = |more: &[&str]| {
         let source = format!("oci-archive:{}", path.trim_end());
-        let to = format!("docker://{}/mine/ock-ostree:1.33", registry.1);
+        let to = format!("docker://{}/mine/ock-ostree:1.33", registry.address);
         home.run(&[&["image", "copy", source.as_str(), to.as_str()], more].concat())
     };
     let ran = copy(&["--digestfile", "digest"]);
@@ -349,4 +308,76 @@ fn source_and_base_come_from_a_registry() {
     let offline = [&arguments[..], &["--offline"]].concat();
     let said = home.run(&offline).failed(1);
     assert!(said.contains("are not in the cache") && said.contains("skopeo copy"), "{said}");
+}
+
+#[test]
+fn an_upload_to_a_registry_that_asks_who_we_are() {
+    let name = "an_upload_to_a_registry_that_asks_who_we_are";
+    if !have(name, &["skopeo", "docker-registry", "htpasswd"]) {
+        return;
+    }
+    let home = Home::new();
+    let registry = Registry::with_password(home.path(), "me", "open:sesame");
+    let host = registry.address.to_string();
+    let to = format!("docker://{host}/mine/ock-ostree:1.33");
+    let file = fixtures().join("sample-encapsulated.ociarchive");
+    let upload = |more: &[&str]| {
+        let usual = ["image", "upload", "-t", "ostree", "-f", file.to_str().unwrap(), "-d", &to];
+        home.run(&[&usual[..], more].concat())
+    };
+    // There is no terminal, and nobody is logged in.
+    let said = upload(&[]).failed(3);
+    assert!(said.contains(&format!("hint: log in with `ocne registry login {host}`")), "{said}");
+    let said = home.run(&["registry", "login", &host]).failed(2);
+    assert!(said.contains("--password-stdin"), "{said}");
+    let login = |password: &str| {
+        let mut login = home.ocne(&["registry", "login", &host, "-u", "me", "--password-stdin"]);
+        let mut login =
+            login.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        std::io::Write::write_all(&mut login.stdin.take().unwrap(), password.as_bytes()).unwrap();
+        login.wait_with_output().unwrap()
+    };
+    let wrong = login("secret-thing");
+    let said = String::from_utf8_lossy(&wrong.stderr);
+    assert!(wrong.status.code() == Some(3) && !said.contains("secret-thing"), "{said}");
+    home.run(&["registry", "whoami", &host]).failed(1);
+    let right = login("open:sesame\n");
+    assert!(right.status.success(), "{}", String::from_utf8_lossy(&right.stderr));
+    assert_eq!(home.run(&["registry", "whoami", &host]).ok(), "me\n");
+    // The wrong architecture is seen before anything is sent.
+    let said = upload(&["-a", "arm64"]).failed(1);
+    assert!(said.contains("has no image for linux/arm64; it has: linux/amd64"), "{said}");
+    let ran = upload(&["-a", "amd64", "--digestfile", "digest"]);
+    assert!(ran.stderr.contains("Copying container image: ok"), "{}", ran.stderr);
+    assert!(ran.stderr.contains(&format!("Copied image to {to}, digest sha256:")), "{}", ran.stderr);
+    ran.ok();
+    let digest = fs_err::read_to_string(home.path().join("digest")).unwrap();
+    // What podman and skopeo write and read is the same.
+    let authfile = home.path().join("run/containers/auth.json");
+    let skopeo = |arguments: &[&str]| {
+        let mut skopeo = Command::new("skopeo");
+        Ran::of(skopeo.args(arguments).arg("--authfile").arg(&authfile).arg(&host))
+    };
+    assert_eq!(skopeo(&["login", "--tls-verify=false", "--get-login"]).ok(), "me\n");
+    assert_eq!(upload(&["-q"]).ok(), format!("{digest}\n"));
+    home.run(&["registry", "logout", &host]).ok();
+    home.run(&["registry", "logout", &host]).failed(1);
+    upload(&[]).failed(3);
+    skopeo(&["login", "--tls-verify=false", "-u", "me", "-p", "open:sesame"]).ok();
+    assert_eq!(upload(&["-q"]).ok(), format!("{digest}\n"));
+    skopeo(&["logout"]).ok();
+    // For once, without a file; the password is in no message.
+    assert_eq!(upload(&["-q", "--creds", "me:open:sesame"]).ok(), format!("{digest}\n"));
+    let said = upload(&["--creds", "me:secret-thing"]).failed(3);
+    assert!(!said.contains("secret-thing"), "{said}");
+    // Elsewhere, the same image.
+    let source = format!("oci-archive:{}", file.display());
+    for other in ["dir:out", "oci:layout:x"] {
+        assert_eq!(home.run(&["image", "copy", "-q", &source, other]).ok(), format!("{digest}\n"));
+    }
+    let ran = home.run(&["image", "copy", &source, "docker-archive:out.tar:a/b:1"]);
+    assert!(ran.stderr.contains("The manifest is not the same as before: a docker-archive has no manifest"));
+    ran.ok();
+    let said = home.run(&["image", "upload", "-f", "x", "-d", &to]).failed(2);
+    assert!(said.contains("only an image of type ostree has a destination"), "{said}");
 }

@@ -110,6 +110,16 @@ impl<'a> Registry<'a> {
         Ok(Self { actions: "pull,push", network: options.network.clone(), ..patient })
     }
 
+    /// Sees that the registry answers whoever asks.
+    pub async fn log_in(&self) -> Result<(), FetchError> {
+        let action = "log in";
+        let get = |base: &Url| {
+            let url = base.join("v2/").map_err(|e| self.protocol(action, e.to_string()))?;
+            Ok(self.http.get(url))
+        };
+        self.exchange(action, &mut Attempts::new(&self.network), &[], &get).await.map(drop)
+    }
+
     /// The manifest or index of the reference, and its media type. It is what the reference's digest says, if that has one.
     pub async fn manifest(&self) -> Result<(Vec<u8>, Option<String>), FetchError> {
         match &self.reference.version {

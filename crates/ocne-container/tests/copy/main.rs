@@ -5,6 +5,7 @@ mod docker_registry;
 #[path = "../image/mod.rs"]
 mod image;
 mod push;
+mod tokens;
 mod transports;
 
 use std::path::{Path, PathBuf};

@@ -1,10 +1,13 @@
-//! `ocne image copy`.
+//! `ocne image copy`, and what `ocne image upload` shares with it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use ocne_build::ImageReference;
-use tracing::info;
+use ocne_build::{
+    Architecture, BuildError, CopyOptions, Credentials, FetchError, FetchOptions, ImageReference, Platform,
+    Secret,
+};
+use tracing::{info, warn};
 
 use super::create::Arch;
 use super::source::{self, FetchArguments};
@@ -13,27 +16,42 @@ use crate::failure::Failure;
 use crate::interrupt::cancel_on_signals;
 use crate::printer::{OutputStyle, Printer};
 use crate::progress::ProgressStyle;
+use crate::registry::{offer_to_store, prompt_for};
 use crate::settings::Settings;
+use crate::terminal;
 
 /// Arguments of `ocne image copy`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   ocne image copy oci-archive:ock-1.33-amd64-ostree.tar docker://registry.example/ock-ostree:1.33
-  ocne image copy oci:layout:name registry.example/name --arch arm64 --digestfile digest")]
+  ocne image copy --all docker://registry.example/a:1 docker://mirror.example/a:1
+  ocne image copy oci:layout:name registry.example/name --arch arm64 --digestfile digest
+
+Images are docker:// or a registry reference, oci:, oci-archive:, docker-archive:, dir:, and with
+skopeo installed containers-storage:.")]
 pub struct CopyArguments {
-    /// Image on this machine: oci-archive:, oci: or dir:
+    /// Image that is copied
     #[arg(value_name = "SOURCE")]
     source: String,
-    /// Where it goes: docker:// or a registry reference
+    /// Where it goes
     #[arg(value_name = "DESTINATION")]
     destination: String,
-    /// Architecture of the image, of a source with several
-    #[arg(short, long, value_name = "ARCH")]
+    /// Architecture of the image; the one that is taken of a source with several
+    #[arg(short, long, value_name = "ARCH", conflicts_with = "all")]
     arch: Option<Arch>,
+    /// An index with all images that it names
+    #[arg(long)]
+    all: bool,
     #[command(flatten)]
     config: ConfigFileArgument,
     #[command(flatten)]
     fetch: FetchArguments,
+    /// Name and password for the source's registry; the password is asked for when it is not given
+    #[arg(long, value_name = "NAME[:PASSWORD]", help_heading = "Fetching")]
+    src_creds: Option<String>,
+    /// Name and password for the destination's registry
+    #[arg(long, value_name = "NAME[:PASSWORD]", help_heading = "Fetching", visible_alias = "creds")]
+    dest_creds: Option<String>,
     /// Write the digest of the manifest into a file
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     digestfile: Option<PathBuf>,
@@ -55,26 +73,90 @@ impl CopyArguments {
 /// Copies the image.
 pub fn run(arguments: &CopyArguments, global: &GlobalArguments, printer: &Printer) -> Result<(), Failure> {
     let settings = Settings::load(global, arguments.config.config.as_deref())?;
-    let source = source::parse(&arguments.source)?;
-    let ImageReference::Registry(destination) = source::parse(&arguments.destination)? else {
-        return Err(Failure::usage(format!("`{}` is no registry", arguments.destination))
-            .with_hint("such as docker://registry.example/name:tag; `skopeo copy` writes other transports"));
+    let mut fetch = arguments.fetch.options(&settings)?;
+    fetch.credentials = arguments.src_creds.as_deref().map(credentials).transpose()?;
+    let copying = Copying {
+        source: source::parse(&arguments.source)?,
+        destination: source::parse(&arguments.destination)?,
+        architecture: arguments.arch.map(Into::into),
+        all: arguments.all,
+        credentials: arguments.dest_creds.as_deref().map(credentials).transpose()?,
+        fetch,
+        digestfile: arguments.digestfile.as_deref(),
     };
-    let fetch = arguments.fetch.options(&settings)?;
-    if fetch.offline {
-        return Err(Failure::usage("an image cannot be copied to a registry without a network"));
+    copying.run(printer)
+}
+
+/// One image to copy.
+pub struct Copying<'a> {
+    pub source: ImageReference,
+    pub destination: ImageReference,
+    pub architecture: Option<Architecture>,
+    pub all: bool,
+    /// For the destination.
+    pub credentials: Option<Credentials>,
+    pub fetch: FetchOptions,
+    pub digestfile: Option<&'a Path>,
+}
+
+impl Copying<'_> {
+    /// Copies it. A registry that wants to know who asks is answered by whoever sits at the terminal.
+    pub fn run(self, printer: &Printer) -> Result<(), Failure> {
+        let Self { source, destination, fetch, .. } = &self;
+        let touches = |reference: &ImageReference| matches!(reference, ImageReference::Registry(_));
+        if fetch.offline && (touches(source) || touches(destination)) {
+            return Err(Failure::usage("images are not copied from or to a registry without a network"));
+        }
+        let cancel = cancel_on_signals()?;
+        let mut options = CopyOptions {
+            platform: self.architecture.map(|a| Platform::linux(a.name())),
+            all: self.all,
+            destination_credentials: self.credentials.clone(),
+        };
+        let copy = |options: &CopyOptions| {
+            let progress = printer.progress();
+            let told = |event| progress.handle(&event);
+            ocne_build::copy_image(source, destination, options, fetch, &told, &cancel)
+        };
+        let mut asked = None;
+        let copied = match copy(&options) {
+            Err(BuildError::Fetch(FetchError::Status { status: 401, registry, .. }))
+                if options.destination_credentials.is_none()
+                    && matches!(destination, ImageReference::Registry(to) if to.registry == registry)
+                    && let Some(said) = prompt_for(&registry, None) =>
+            {
+                options.destination_credentials = Some(said.clone());
+                asked = Some((registry, said));
+                copy(&options)?
+            }
+            result => result?,
+        };
+        if let Some((registry, said)) = asked {
+            offer_to_store(&registry, &said, fetch)?;
+        }
+        if let Some(reason) = copied.changed {
+            warn!("The manifest is not the same as before: {reason}");
+        }
+        info!("Copied image to {}, digest {}", copied.reference, copied.digest);
+        if let Some(path) = self.digestfile {
+            fs_err::write(path, copied.digest.to_string()).map_err(|e| Failure::new(&e))?;
+        }
+        if printer.quiet() {
+            printer.line(&copied.digest.to_string())?;
+        }
+        Ok(())
     }
-    let cancel = cancel_on_signals()?;
-    let progress = printer.progress();
-    let architecture = arguments.arch.map(Into::into);
-    let told = |event| progress.handle(&event);
-    let pushed = ocne_build::push_image(&source, architecture, &destination, &fetch, &told, &cancel)?;
-    info!("Copied image to {}, digest {}", pushed.reference, pushed.digest);
-    if let Some(path) = &arguments.digestfile {
-        fs_err::write(path, pushed.digest.to_string()).map_err(|e| Failure::new(&e))?;
-    }
-    if printer.quiet() {
-        printer.line(&pushed.digest.to_string())?;
-    }
-    Ok(())
+}
+
+/// Reads `NAME[:PASSWORD]`, and asks for a password that is not there.
+pub fn credentials(text: &str) -> Result<Credentials, Failure> {
+    let (user, password) = match text.split_once(':') {
+        Some((user, password)) => (user, Some(password.to_owned())),
+        None => (text, terminal::ask_secretly(&format!("Password of {text}: "))),
+    };
+    let Some(password) = password.filter(|_| !user.is_empty()) else {
+        return Err(Failure::usage("name and password are given as NAME:PASSWORD")
+            .with_hint("log in with `ocne registry login`, and give neither"));
+    };
+    Ok(Credentials::Password { user: user.to_owned(), password: Secret::new(password) })
 }

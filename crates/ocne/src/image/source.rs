@@ -82,6 +82,7 @@ impl FetchArguments {
         let proxy = settings.values.proxy.clone().unwrap_or_default();
         Ok(FetchOptions {
             cache_dir: home()?.join("images"),
+            credentials: None,
             authfile: self.authfile.clone(),
             ca_file: self.ca_file.clone(),
             insecure_registries: self.insecure_registry.clone(),

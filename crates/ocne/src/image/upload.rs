@@ -8,10 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use ocne_build::ImageReference;
 use ocne_upload::{Architecture, Events, Format, UploadRecord, UploadRequest};
 use tracing::info;
 
+use super::copy::{Copying, credentials};
 use super::create::Arch;
+use super::source::{self, FetchArguments};
 use crate::cli::GlobalArguments;
 use crate::failure::Failure;
 use crate::interrupt::cancel_on_signals;
@@ -27,7 +30,8 @@ use crate::settings::{Settings, home, kubernetes_version};
   ocne image upload --compartment sandbox/images --file boot.oci
   ocne image upload -c sandbox/images -f boot.oci --arch arm64 --image-name ock-1.33 -o json
   ocne image upload -c sandbox/images -f boot.oci --abort     drop what was sent
-  ocne image upload --wait ocid1.coreservicesworkrequest...   go on waiting for an import",
+  ocne image upload --wait ocid1.coreservicesworkrequest...   go on waiting for an import
+  ocne image upload -t ostree -f ock-ostree.tar -d docker://registry.example/ock-ostree:1.33",
     after_long_help = format!("Examples:
   ocne image upload --compartment sandbox/images --file boot.oci
   ocne image upload -c sandbox/images -f boot.oci --arch arm64 --image-name ock-1.33 -o json
@@ -35,6 +39,7 @@ use crate::settings::{Settings, home, kubernetes_version};
   ocne image upload -c sandbox/images -f boot.oci --max-bandwidth 2M --parallel 2
   ocne image upload -c sandbox/images -f boot.oci --abort
   ocne image upload --wait ocid1.coreservicesworkrequest...
+  ocne image upload --type ostree --file ock-ostree.tar --destination docker://registry.example/ock-ostree:1.33
 
 After an interruption of any kind the same command goes on where the last one stopped. The object is
 removed from the bucket when the import has succeeded, unless --keep-object says otherwise.
@@ -42,7 +47,7 @@ removed from the bucket when the import has succeeded, unless --keep-object says
 {}", crate::cli::EXIT_STATUS)
 )]
 pub struct UploadArguments {
-    /// What the image is for
+    /// What the image is for: oci, or ostree for a container image that serves ostree content
     #[arg(short = 't', long = "type", value_name = "TYPE", default_value = "oci", value_parser = kind)]
     kind: Kind,
     /// Boot image, as `ocne image create` makes it, or an exported image
@@ -83,6 +88,8 @@ pub struct UploadArguments {
     #[arg(long)]
     force: bool,
     #[command(flatten)]
+    copying: CopyingArguments,
+    #[command(flatten)]
     sending: SendingArguments,
     #[command(flatten)]
     waiting: WaitingArguments,
@@ -97,6 +104,28 @@ pub struct UploadArguments {
     /// Print nothing but the OCID of the image
     #[arg(short, long, help_heading = "Output")]
     quiet: bool,
+}
+
+/// Where an image of type ostree goes.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Type ostree")]
+struct CopyingArguments {
+    /// Where the image goes: docker:// or a registry reference, oci:, oci-archive:, docker-archive:,
+    /// dir:, or containers-storage:
+    #[arg(short, long, value_name = "REF", required_if_eq("kind", "ostree"))]
+    destination: Option<String>,
+    /// Credentials for registries, as podman and docker write them
+    #[arg(long, value_name = "PATH", env = "REGISTRY_AUTH_FILE", hide_env = true)]
+    authfile: Option<PathBuf>,
+    /// Name and password for the registry; the password is asked for when it is not given
+    #[arg(long, value_name = "NAME[:PASSWORD]", requires = "destination")]
+    creds: Option<String>,
+    /// Registry that may be spoken to without TLS; may be given several times
+    #[arg(long, value_name = "HOST[:PORT]", requires = "destination")]
+    insecure_registry: Vec<String>,
+    /// Write the digest of the manifest into a file
+    #[arg(long, value_name = "FILE", requires = "destination")]
+    digestfile: Option<PathBuf>,
 }
 
 /// How the object is sent.
@@ -151,6 +180,7 @@ struct WaitingArguments {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Oci,
+    Ostree,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -172,9 +202,9 @@ enum ResultFormat {
 fn kind(text: &str) -> Result<Kind, String> {
     match text {
         "oci" => Ok(Kind::Oci),
-        "ostree" => Err("an ostree image goes to a registry: `ocne image copy oci-archive:FILE docker://REGISTRY/NAME:TAG`".to_owned()),
+        "ostree" => Ok(Kind::Ostree),
         "olvm" => Err(format!("images of the type `{text}` cannot be uploaded")),
-        _ => Err("possible values: oci".to_owned()),
+        _ => Err("possible values: oci, ostree".to_owned()),
     }
 }
 
@@ -304,8 +334,15 @@ impl UploadArguments {
 
 /// Uploads the image, waits for an import, or drops what was sent.
 pub fn run(arguments: &UploadArguments, global: &GlobalArguments, printer: &Printer) -> Result<(), Failure> {
-    let Kind::Oci = arguments.kind;
     let settings = Settings::load(global, arguments.config.as_deref())?;
+    if arguments.kind == Kind::Ostree {
+        return copy(arguments, &settings, printer);
+    }
+    if arguments.copying.destination.is_some() {
+        return Err(Failure::usage("only an image of type ostree has a destination").with_hint(
+            "ocne image upload --type ostree --file FILE --destination docker://REGISTRY/NAME:TAG",
+        ));
+    }
     let cancel = cancel_on_signals()?;
     let progress = printer.progress();
     let events: Events = Arc::new(move |event| progress.handle_upload(&event));
@@ -325,6 +362,34 @@ pub fn run(arguments: &UploadArguments, global: &GlobalArguments, printer: &Prin
     }
     let done = ocne_upload::upload(&request, &client, &events, &cancel)?;
     report(&done, arguments, printer)
+}
+
+/// Copies an image of type ostree to where it shall be.
+fn copy(arguments: &UploadArguments, settings: &Settings, printer: &Printer) -> Result<(), Failure> {
+    let Some(path) = arguments.file.clone() else {
+        return Err(Failure::usage("an image of type ostree is a file, and nothing is waited for"));
+    };
+    if arguments.output == ResultFormat::Json {
+        return Err(Failure::usage("there is no JSON of the copy of a container image")
+            .with_hint("`--quiet` prints the digest alone, `--digestfile FILE` writes it"));
+    }
+    let to = &arguments.copying;
+    let fetch = FetchArguments {
+        offline: false,
+        authfile: to.authfile.clone(),
+        ca_file: arguments.oracle.ca_file().map(PathBuf::from),
+        insecure_registry: to.insecure_registry.clone(),
+    };
+    let copying = Copying {
+        source: ImageReference::OciArchive { path, image: None },
+        destination: source::parse(to.destination.as_deref().unwrap_or_default())?,
+        architecture: arguments.arch.map(Into::into),
+        all: false,
+        credentials: to.creds.as_deref().map(credentials).transpose()?,
+        fetch: fetch.options(settings)?,
+        digestfile: to.digestfile.as_deref(),
+    };
+    copying.run(printer)
 }
 
 fn report(done: &UploadRecord, arguments: &UploadArguments, printer: &Printer) -> Result<(), Failure> {

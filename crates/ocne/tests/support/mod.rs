@@ -22,6 +22,7 @@ impl Home {
     pub fn ocne(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ocne"));
         command.args(arguments).env_clear().env("HOME", self.path()).current_dir(self.path());
+        command.env("XDG_RUNTIME_DIR", self.path().join("run"));
         command.stdin(Stdio::null());
         command
     }

@@ -37,6 +37,8 @@ enum Trouble {
         reason: String,
         wait: Option<Duration>,
     },
+    /// What was allowed for a while was so no more, and is again: nothing of it was taken.
+    AskAgain,
     Lasting(FetchError),
 }
 
@@ -76,11 +78,22 @@ impl Registry<'_> {
             let counter = Arc::clone(sent_bytes);
             counter.store(at_bytes, Ordering::Relaxed);
             let sent = match self.part(&place, &blob, at_bytes, &counter, &action, &mut attempts).await {
-                Ok(next) => self.complete(&next, digest, &action, &mut attempts).await,
+                Ok(next) => {
+                    (place, at_bytes) = (next, size_bytes);
+                    self.complete(&place, digest, &action, &mut attempts).await
+                }
                 Err(trouble) => Err(trouble),
             };
             match sent {
                 Ok(()) => return Ok(Arrived::Sent),
+                Err(Trouble::AskAgain) => {
+                    // At once: what is allowed now may soon be so no more.
+                    if attempts.next(None).is_none() {
+                        let reason = "it wants to be asked again and again".to_owned();
+                        return Err(self.network_error(&action, attempts.made, reason));
+                    }
+                    continue;
+                }
                 Err(Trouble::Lasting(error)) => return Err(error),
                 Err(Trouble::Passing { reason, wait }) => {
                     self.pause(&action, &mut attempts, wait, reason).await?;
@@ -206,7 +219,8 @@ impl Registry<'_> {
         attempts: &mut Attempts,
     ) -> Result<Option<(Url, u64)>, FetchError> {
         let get = |_: &Url| Ok(self.http.get(place.clone()));
-        let response = self.exchange(action, attempts, &[404, 416], &get).await?;
+        // Some registries do not tell.
+        let response = self.exchange(action, attempts, &[400, 404, 405, 416, 501], &get).await?;
         if !response.status().is_success() {
             return Ok(None);
         }
@@ -260,7 +274,7 @@ impl Registry<'_> {
         // What was allowed for a while is so no more.
         if status == StatusCode::UNAUTHORIZED && place.origin() == base.origin() {
             self.authenticate(&base, &response, action, attempts).await?;
-            return Err(Trouble::Passing { reason: "it wants to be asked again".to_owned(), wait: None });
+            return Err(Trouble::AskAgain);
         }
         match http::judge_status(status, response.headers()) {
             Failure::Passing(wait) => Err(Trouble::Passing { reason: format!("it answers {status}"), wait }),
