@@ -31,6 +31,12 @@ def run(*command, **more):
     return p.stdout.strip()
 
 
+def failed(process):
+    """Whether it has ended badly; it can still be waited for."""
+    end = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    return end is not None and end.si_status != 0
+
+
 def timed(start):
     """Seconds to the outputs that processes name (none: to their end) and to their end, and peak memory (MiB)."""
     begun = time.monotonic()
@@ -41,12 +47,12 @@ def timed(start):
         if outputs[-1].exists():
             there = time.monotonic() - begun
             outputs.pop()
-        elif any(p.poll() for p in processes):
+        elif any(failed(p) for p in processes):
             break
         time.sleep(0.005)
     peak = 0
     for p in processes:
-        _, status, usage = (0, p.returncode, None) if p.returncode else os.wait4(p.pid, 0)
+        _, status, usage = os.wait4(p.pid, 0)
         if status:
             sys.exit(f"bench: {p.args}: failed")
         peak = max(peak, usage.ru_maxrss / 1024)

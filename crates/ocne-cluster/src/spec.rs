@@ -75,7 +75,7 @@ impl PodSpec {
             service_account: None,
             scratch: Scratch::default(),
             scratch_bytes: 256 * MIB,
-            memory_bytes: 256 * MIB,
+            memory_bytes: 128 * MIB,
             cpu_milli: 500,
             deadline: Duration::from_hours(1),
             idle_timeout: Duration::from_mins(5),

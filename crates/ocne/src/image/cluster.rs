@@ -41,7 +41,7 @@ pub struct ClusterArguments {
     #[arg(long, value_name = "VOLUME[:CLASS]", default_value = "emptydir")]
     scratch: Scratch,
     /// Memory that the pod may use, in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(16..=1 << 20))]
+    #[arg(long, value_name = "MIB", default_value_t = 128, value_parser = clap::value_parser!(u64).range(16..=1 << 20))]
     pod_memory: u64,
     /// Seconds that the pod may wait for a node and its image
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = seconds())]
