@@ -5,6 +5,7 @@
 
 mod clients;
 mod cloud;
+mod export;
 mod faults;
 mod identity;
 mod import;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
     trials.extend(identity::trials(&bench));
     trials.extend(resume::trials(&bench));
     trials.extend(import::trials(&bench));
+    trials.extend(export::trials(&bench));
     trials.extend(clients::trials(&bench));
     trials.extend(network::trials(&bench));
     trials.extend(faults::trials(&bench));

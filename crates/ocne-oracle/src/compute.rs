@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::client::{Call, Client, encode};
 use crate::error::OracleError;
+use crate::object_storage::Bucket;
 use crate::region::Service;
 
 const COMPUTE: Service = Service::Compute;
@@ -167,6 +168,30 @@ impl Client {
             .json(&body);
         let answer = self.send(call).await?;
         Ok(NewImage { image: answer.json()?, work_request_id: answer.need("opc-work-request-id")? })
+    }
+
+    /// Begins to export an image into an object, as `OCI`, `QCOW2` or `VMDK`, and returns the work request. The same token
+    /// within a day gives the same export again.
+    ///
+    /// # Errors
+    /// When the service refuses.
+    pub async fn export_image(
+        &self,
+        id: &str,
+        bucket: &Bucket,
+        object: &str,
+        format: &str,
+        retry_token: &str,
+    ) -> Result<String, OracleError> {
+        let path = format!("/images/{}/actions/export", encode(id));
+        let call = Call::new(format!("export the image {id}"), COMPUTE, Method::POST, path)
+            .right(MANAGE_IMAGES)
+            .header("opc-retry-token", retry_token)
+            .json(&json!({
+                "destinationType": "objectStorageTuple", "namespaceName": bucket.namespace,
+                "bucketName": bucket.name, "objectName": object, "exportFormat": format,
+            }));
+        self.send(call).await?.need("opc-work-request-id")
     }
 
     /// An image.

@@ -54,6 +54,8 @@ pub struct ObjectHead {
     pub etag: String,
     /// Its length.
     pub size_bytes: u64,
+    /// Base64 of the MD5 of an object that came in one piece.
+    pub md5: Option<String>,
     /// Of an object in parts: base64 of the MD5 of the parts' MD5s, `-`, and their number.
     pub multipart_md5: Option<String>,
     /// CRC-32C of the whole object, in base64, if it was made with that.
@@ -204,10 +206,36 @@ impl Client {
         Ok(Some(ObjectHead {
             etag: answer.need("etag")?,
             size_bytes: length.parse().map_err(|_| answer.unexpected(format!("a length of `{length}`")))?,
+            md5: answer.header("content-md5").map(str::to_owned),
             multipart_md5: answer.header("opc-multipart-md5").map(str::to_owned),
             crc32c: answer.header(CRC32C).map(str::to_owned),
             metadata: answer.headers.iter().filter_map(named).collect(),
         }))
+    }
+
+    /// Some bytes of an object, if it is still the one with the etag.
+    ///
+    /// # Errors
+    /// When the service refuses, or answers another range.
+    pub async fn object_range(
+        &self,
+        bucket: &Bucket,
+        object: &str,
+        etag: &str,
+        offset: u64,
+        length: u64,
+    ) -> Result<Vec<u8>, OracleError> {
+        let call = Call::get(format!("fetch the object `{object}`"), STORAGE, bucket.object("o", object))
+            .right("read objects in compartment NAME")
+            .header("if-match", etag)
+            .header("range", format!("bytes={offset}-{}", offset + length.saturating_sub(1)));
+        let answer = self.send(call).await?;
+        let begins =
+            answer.header("content-range").is_some_and(|r| r.starts_with(&format!("bytes {offset}-")));
+        if begins && answer.body.len() as u64 == length {
+            return Ok(answer.body);
+        }
+        Err(answer.unexpected(format!("{} bytes for a range of {length}", answer.body.len())))
     }
 
     /// Removes an object, if it is still the one with the etag. One that is gone is fine.

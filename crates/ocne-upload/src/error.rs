@@ -74,6 +74,29 @@ pub enum UploadError {
         /// What was asked for.
         asked_for: Architecture,
     },
+    /// An export was left; the next run goes on with it.
+    #[error("interrupted; what was fetched stays")]
+    InterruptedExport,
+    /// The service could not export the image.
+    #[error("the export failed: {}", problems.join("; "))]
+    ExportFailed {
+        /// What it says.
+        problems: Vec<String>,
+    },
+    /// The file is there already.
+    #[error("`{}` is there already", path.display())]
+    FileExists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// What was fetched is not what the service has.
+    #[error("`{}` is not what the service has: {reason}", path.display())]
+    NotAsFetched {
+        /// The file.
+        path: PathBuf,
+        /// What differs.
+        reason: String,
+    },
     /// The report of the build is of no use for this image.
     #[error("cannot use the report `{}`: {reason}", path.display())]
     Report {
@@ -184,6 +207,14 @@ pub enum UploadError {
 }
 
 impl UploadError {
+    /// The HTTP status of the refusal, if it is one.
+    pub(crate) fn oracle_status(&self) -> Option<u16> {
+        match self {
+            Self::Oracle(error) => error.status(),
+            _ => None,
+        }
+    }
+
     /// How the upload ends.
     pub fn kind(&self) -> FailureKind {
         match self {
@@ -191,7 +222,7 @@ impl UploadError {
             Self::InterruptedImport { .. } | Self::ImportTimeout { .. } | Self::ImportUnwatched { .. } => {
                 FailureKind::Resumable
             }
-            Self::Ended { .. } => FailureKind::Resumable,
+            Self::Ended { .. } | Self::InterruptedExport => FailureKind::Resumable,
             Self::NoArchitecture { .. } | Self::PartSize { .. } | Self::ArchiveAsQcow2 { .. } => {
                 FailureKind::Usage
             }
@@ -218,6 +249,9 @@ impl UploadError {
             Self::ArchiveAsQcow2 { .. } => text("leave out `--format`"),
             Self::Architecture { .. } => text("leave out `--arch`, or name another file"),
             Self::NoArchitecture { .. } => text("give it by `--arch amd64` or `--arch arm64`"),
+            Self::InterruptedExport => text("the same command goes on where this one stopped"),
+            Self::FileExists { .. } => text("`--overwrite` replaces it"),
+            Self::NotAsFetched { .. } => text("run it again; it is fetched anew"),
             Self::Report { .. } => text("make the image and its report anew, or leave the report out"),
             Self::FileChanged { .. } => text("run it again when nobody writes to the file"),
             Self::PartSize { total_bytes, .. } => Some(format!(

@@ -12,6 +12,10 @@ pub enum Stage {
     Upload,
     /// Having it made into an image.
     Import,
+    /// Having an image made into an object.
+    Export,
+    /// Fetching that.
+    Download,
 }
 
 impl Stage {
@@ -21,6 +25,8 @@ impl Stage {
             Self::Digest => "digest",
             Self::Upload => "upload",
             Self::Import => "import",
+            Self::Export => "export",
+            Self::Download => "download",
         }
     }
 
@@ -30,6 +36,8 @@ impl Stage {
             Self::Digest => "Reading image",
             Self::Upload => "Uploading image to object storage",
             Self::Import => "Importing compute image",
+            Self::Export => "Exporting compute image",
+            Self::Download => "Downloading image",
         }
     }
 }

@@ -63,7 +63,7 @@ pub(crate) async fn begin(
 }
 
 /// A token that no other run has: it holds the time in nanoseconds and the process.
-fn token(hash: &str, now: u64) -> String {
+pub(crate) fn token(hash: &str, now: u64) -> String {
     let nanoseconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
     let text = format!("{hash} {now} {nanoseconds} {}", std::process::id());
     Sha256::digest(text)[..16].iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
@@ -117,12 +117,17 @@ pub(crate) async fn follow(
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to what fits")]
-fn percent(complete: Option<f32>) -> u8 {
+pub(crate) fn percent(complete: Option<f32>) -> u8 {
     complete.unwrap_or(0.0).clamp(0.0, 100.0) as u8
 }
 
-/// What the service says of an import that failed: its errors, or else the end of its log.
 async fn failed(client: &Client, work_request_id: &str) -> UploadError {
+    let problems = problems(client, work_request_id).await;
+    UploadError::ImportFailed { problems, work_request_id: work_request_id.to_owned() }
+}
+
+/// What the service says of a work request that failed: its errors, or else the end of its log.
+pub(crate) async fn problems(client: &Client, work_request_id: &str) -> Vec<String> {
     let errors = client.work_request_errors(work_request_id).await.unwrap_or_default();
     let mut problems: Vec<String> = errors.iter().map(ToString::to_string).collect();
     if problems.is_empty() {
@@ -132,7 +137,7 @@ async fn failed(client: &Client, work_request_id: &str) -> UploadError {
     if problems.is_empty() {
         problems.push("the service does not say why".to_owned());
     }
-    UploadError::ImportFailed { problems, work_request_id: work_request_id.to_owned() }
+    problems
 }
 
 /// Waits until an image is available, as its state may lag behind its work request.

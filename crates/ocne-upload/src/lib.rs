@@ -9,6 +9,7 @@ mod archive;
 mod content;
 mod error;
 mod event;
+mod export;
 mod import;
 mod journal;
 mod manage;
@@ -25,6 +26,7 @@ mod upload;
 
 pub use error::{FailureKind, UploadError};
 pub use event::{Event, Events, Stage};
+pub use export::{ExportFormat, ExportRecord, ExportRequest, export};
 pub use manage::{delete_image, drop_upload, image, images, stale_uploads, whoami};
 pub use ocne_bootimage::Architecture;
 pub use ocne_oracle::MultipartUpload;

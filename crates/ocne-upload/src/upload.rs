@@ -502,7 +502,7 @@ fn record(image: Option<ImageRecord>, work_request_id: Option<&str>, started: In
     }
 }
 
-fn milliseconds(duration: Duration) -> u64 {
+pub(crate) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

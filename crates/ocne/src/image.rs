@@ -5,6 +5,7 @@ mod cloud;
 mod cluster;
 mod copy;
 mod create;
+mod export;
 mod info;
 mod plan;
 mod source;
@@ -20,6 +21,7 @@ use self::cache::CacheCommand;
 use self::cloud::{DeleteArguments, ListArguments, ShowArguments};
 use self::copy::CopyArguments;
 use self::create::CreateArguments;
+use self::export::ExportArguments;
 use self::info::InfoArguments;
 use self::upload::UploadArguments;
 use crate::cli::GlobalArguments;
@@ -37,6 +39,8 @@ pub enum ImageCommand {
     Info(Box<InfoArguments>),
     /// Upload a boot image to Oracle Cloud and import it, or an ostree image to a registry
     Upload(Box<UploadArguments>),
+    /// Fetch a compute image from Oracle Cloud into a file
+    Export(Box<ExportArguments>),
     /// List the compute images in Oracle Cloud that were uploaded before
     #[command(visible_alias = "ls")]
     List(Box<ListArguments>),
@@ -58,6 +62,7 @@ impl ImageCommand {
             Self::Copy(arguments) => arguments.output_style(),
             Self::Info(arguments) => arguments.output_style(),
             Self::Upload(arguments) => arguments.output_style(),
+            Self::Export(arguments) => arguments.output_style(),
             Self::List(_) | Self::Show(_) | Self::Delete(_) | Self::Cache(_) => OutputStyle::default(),
         }
     }
@@ -70,6 +75,7 @@ pub fn run(command: &ImageCommand, global: &GlobalArguments, printer: &Printer) 
         ImageCommand::Copy(arguments) => copy::run(arguments, global, printer),
         ImageCommand::Info(arguments) => info::run(arguments, global, printer),
         ImageCommand::Upload(arguments) => upload::run(arguments, global, printer),
+        ImageCommand::Export(arguments) => export::run(arguments, global, printer),
         ImageCommand::List(arguments) => cloud::list(arguments, global, printer),
         ImageCommand::Show(arguments) => cloud::show(arguments, global, printer),
         ImageCommand::Delete(arguments) => cloud::delete(arguments, global, printer),

@@ -78,7 +78,7 @@ struct CommonArguments {
     oracle: OracleArguments,
 }
 
-fn image_id(text: &str) -> Result<String, String> {
+pub(super) fn image_id(text: &str) -> Result<String, String> {
     if text.starts_with("ocid1.image.") && !text.contains(char::is_whitespace) {
         return Ok(text.to_owned());
     }

@@ -192,7 +192,7 @@ enum FormatChoice {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum ResultFormat {
+pub(super) enum ResultFormat {
     /// Log lines only
     Text,
     /// A JSON object; its schema is docs/schemas/upload-record.schema.json
@@ -256,7 +256,7 @@ fn parallel(text: &str) -> Result<NonZeroU32, String> {
     count.ok_or_else(|| "possible values: 1 to 64".to_owned())
 }
 
-fn time(text: &str) -> Result<Duration, String> {
+pub(super) fn time(text: &str) -> Result<Duration, String> {
     let wrong = || "a time is a number with s, m or h behind it, such as 45m".to_owned();
     let (number, unit) = text.split_at(text.len() - usize::from(text.ends_with(['s', 'm', 'h'])));
     let seconds: u64 = number.parse().map_err(|_| wrong())?;
