@@ -132,3 +132,5 @@ else
 fi
 echo
 scripts/bench-ostree.sh
+echo
+scripts/bench-upload.sh

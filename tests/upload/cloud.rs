@@ -150,8 +150,12 @@ impl Cloud {
             let log = fs_err::read_to_string(dir.join("emulator.log")).unwrap_or_default();
             format!("the emulator did not start: {e}: {log}")
         })?;
-        let mut secrets =
-            vec!["BEGIN RSA PRIVATE".to_owned(), "BEGIN PRIVATE".to_owned(), "signature=\"".to_owned()];
+        let mut secrets = vec![
+            "BEGIN RSA PRIVATE".to_owned(),
+            "BEGIN PRIVATE".to_owned(),
+            "signature=\"".to_owned(),
+            "partoken-".to_owned(),
+        ];
         for key in fs_err::read_dir(state.join("keys"))? {
             let text = fs_err::read_to_string(key?.path())?;
             // A line of a key, or the start of a token.

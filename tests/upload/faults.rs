@@ -54,7 +54,11 @@ fn actions() -> Vec<Value> {
 
 fn on(bench: &Bench, name: &str, operation: &str) -> Result<(), Failed> {
     let cloud = bench.cloud(name, &[])?;
-    for (number, action) in actions().into_iter().enumerate() {
+    let mut actions = actions();
+    if operation == "UploadPart" {
+        actions.push(json!({ "action": "slow", "bytes_per_sec": 200_000 }));
+    }
+    for (number, action) in actions.into_iter().enumerate() {
         let mut rule = action.clone();
         rule["op"] = json!(operation);
         cloud.faults(&json!([rule]))?;

@@ -7,13 +7,14 @@ use libtest_mimic::{Failed, Trial};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::cloud::{Bench, same};
+use crate::cloud::{Bench, Cloud, same};
 
 pub fn trials(bench: &Bench) -> Vec<Trial> {
     vec![
         bench.trial("import::no_wait_and_wait", no_wait),
         bench.trial("import::ctrl_c_and_timeout", interrupted),
         bench.trial("import::failed", failed),
+        bench.trial("import::by_a_url", by_a_url),
         bench.trial("import::refused_files", refused_files),
         bench.trial("import::list_show_and_delete", list_show_delete),
     ]
@@ -76,6 +77,31 @@ fn failed(bench: &Bench, name: &str) -> Result<(), Failed> {
     let record = cloud.done(&file, &["-a", "amd64"])?;
     same("sent", &record["sent_bytes"], &json!(0))?;
     cloud.imported(&record, &file)?;
+    cloud.clean()
+}
+
+/// Identities that may not name the object give a URL of it, which ends with the import.
+fn by_a_url(bench: &Bench, name: &str) -> Result<(), Failed> {
+    let cloud = bench.cloud(name, &[])?;
+    let file = cloud.image("boot.oci", 1, 6)?;
+    let ended = |cloud: &Cloud, count: u64| -> Result<(), Failed> {
+        let by_op = &cloud.metrics()?["by_op"];
+        same("made", &by_op["CreatePreauthenticatedRequest"], &json!(count))?;
+        same("ended", &by_op["DeletePreauthenticatedRequest"], &json!(count))
+    };
+    let record = cloud.done(&file, &["-a", "amd64", "--from-url"])?;
+    cloud.imported(&record, &file)?;
+    ended(&cloud, 1)?;
+    cloud.faults(&json!([{ "op": "CreateImage", "action": "status", "status": 400, "code": "InvalidParameter", "message": "Invalid bucketName" }]))?;
+    let record = cloud.done(&file, &["-a", "arm64", "-i", "other", "--format", "qcow2"])?;
+    cloud.imported(&record, &file)?;
+    ended(&cloud, 2)?;
+    // Also when it fails.
+    cloud
+        .faults(&json!([{ "op": "CreateImage", "action": "fail_import", "code": "X", "message": "No." }]))?;
+    cloud.run(&mut cloud.command(&file, &["-a", "amd64", "-i", "third", "--from-url"]))?.ended(1)?;
+    ended(&cloud, 3)?;
+    cloud.done(&file, &["-a", "amd64", "-i", "third"])?;
     cloud.clean()
 }
 

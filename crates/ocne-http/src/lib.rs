@@ -260,22 +260,53 @@ pub fn http_date(text: &str) -> Option<SystemTime> {
 
 /// The same form of a time; one before 1970 is taken for 1970.
 pub fn format_http_date(time: SystemTime) -> String {
-    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // 1 January 1970 was a Thursday.
-    let weekday = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"][usize::try_from(days % 7).unwrap_or(0)];
-    // Eras of 400 years that begin on 1 March, so that leap days are last.
-    let from_era = days + 719_468;
-    let (era, day_of_era) = (from_era / 146_097, from_era % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 2 } else { from_march - 10 };
-    let year = year_of_era + era * 400 + u64::from(month < 2);
-    let month = MONTHS[usize::try_from(month).unwrap_or(0)];
-    let (hours, minutes, seconds) = (second / 3600, second / 60 % 60, second % 60);
+    let date = Date::of(time);
+    let Date { weekday, year, month, day, hours, minutes, seconds } = date;
+    let weekday = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"][weekday];
+    let month = MONTHS[month];
     format!("{weekday}, {day:02} {month} {year:04} {hours:02}:{minutes:02}:{seconds:02} GMT")
+}
+
+/// A time as RFC 3339 in UTC; one before 1970 is taken for 1970.
+pub fn format_rfc3339(time: SystemTime) -> String {
+    let Date { year, month, day, hours, minutes, seconds, .. } = Date::of(time);
+    format!("{year:04}-{:02}-{day:02}T{hours:02}:{minutes:02}:{seconds:02}Z", month + 1)
+}
+
+/// A time of the calendar. Weekdays are counted from Thursday, months from January, both from 0.
+struct Date {
+    weekday: usize,
+    year: u64,
+    month: usize,
+    day: u64,
+    hours: u64,
+    minutes: u64,
+    seconds: u64,
+}
+
+impl Date {
+    fn of(time: SystemTime) -> Self {
+        let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let (days, second) = (seconds / 86_400, seconds % 86_400);
+        // Eras of 400 years that begin on 1 March, so that leap days are last.
+        let from_era = days + 719_468;
+        let (era, day_of_era) = (from_era / 146_097, from_era % 146_097);
+        let year_of_era =
+            (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let from_march = (5 * day_of_year + 2) / 153;
+        let month = if from_march < 10 { from_march + 2 } else { from_march - 10 };
+        Self {
+            // 1 January 1970 was a Thursday.
+            weekday: usize::try_from(days % 7).unwrap_or(0),
+            year: year_of_era + era * 400 + u64::from(month < 2),
+            month: usize::try_from(month).unwrap_or(0),
+            day: day_of_year - (153 * from_march + 2) / 5 + 1,
+            hours: second / 3600,
+            minutes: second / 60 % 60,
+            seconds: second % 60,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -310,6 +341,14 @@ mod tests {
         assert_eq!(host_name("[::1]:5000"), "::1");
         assert!(["localhost", "x.localhost:1", "127.3.2.1:5000", "[::1]:5000"].into_iter().all(is_loopback));
         assert!(!["docker.io", "localhost.example.com", "10.0.0.1", ""].into_iter().any(is_loopback));
+    }
+
+    #[test]
+    fn dates_of_rfc_3339() {
+        let text = |seconds| format_rfc3339(UNIX_EPOCH + Duration::from_secs(seconds));
+        assert_eq!(text(0), "1970-01-01T00:00:00Z");
+        assert_eq!(text(951_782_400), "2000-02-29T00:00:00Z");
+        assert_eq!(text(1_798_761_599), "2026-12-31T23:59:59Z");
     }
 
     #[test]

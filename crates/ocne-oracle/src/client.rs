@@ -255,7 +255,7 @@ impl Client {
     }
 
     /// The URL that a service's paths are below, and its host with the port, as it is signed.
-    fn base(&self, service: Service) -> Result<(String, String), OracleError> {
+    pub(crate) fn base(&self, service: Service) -> Result<(String, String), OracleError> {
         let settings = &self.options.settings;
         let base_path = service.base_path();
         let mut base = match &settings.endpoint {

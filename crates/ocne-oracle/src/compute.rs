@@ -10,6 +10,7 @@ use crate::client::{Call, Client, encode};
 use crate::error::OracleError;
 use crate::object_storage::Bucket;
 use crate::region::Service;
+use crate::secret::Secret;
 
 const COMPUTE: Service = Service::Compute;
 const MANAGE_IMAGES: &str = "manage instance-images in compartment NAME";
@@ -84,6 +85,8 @@ pub struct ImageSource {
     pub bucket: String,
     /// The object.
     pub object: String,
+    /// A URL of the object that needs no signature, for identities that the service does not let name it.
+    pub url: Option<Secret>,
     /// What it is.
     pub kind: SourceImageType,
     /// Name and version of the operating system in it.
@@ -140,14 +143,17 @@ impl Client {
         retry_token: &str,
     ) -> Result<NewImage, OracleError> {
         let source = &image.source;
-        let mut details = json!({
-            "sourceType": "objectStorageTuple",
-            "namespaceName": source.namespace,
-            "bucketName": source.bucket,
-            "objectName": source.object,
-            "operatingSystem": source.operating_system.0,
-            "operatingSystemVersion": source.operating_system.1,
-        });
+        let mut details = match &source.url {
+            Some(url) => json!({ "sourceType": "objectStorageUri", "sourceUri": url.reveal() }),
+            None => json!({
+                "sourceType": "objectStorageTuple",
+                "namespaceName": source.namespace,
+                "bucketName": source.bucket,
+                "objectName": source.object,
+            }),
+        };
+        details["operatingSystem"] = source.operating_system.0.as_str().into();
+        details["operatingSystemVersion"] = source.operating_system.1.as_str().into();
         if source.kind == SourceImageType::Qcow2 {
             details["sourceImageType"] = "QCOW2".into();
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::time::SystemTime;
 
 use futures_util::stream::BoxStream;
 use reqwest::Method;
@@ -12,6 +13,7 @@ use serde_json::json;
 use crate::client::{Call, Client, Repeat, encode};
 use crate::error::OracleError;
 use crate::region::Service;
+use crate::secret::Secret;
 
 const STORAGE: Service = Service::ObjectStorage;
 /// Names of headers: which checksum is computed beside MD5, and its value.
@@ -247,6 +249,50 @@ impl Client {
         let call = Call::new(format!("remove the object `{object}`"), STORAGE, Method::DELETE, path)
             .right("manage objects in compartment NAME")
             .header("if-match", etag);
+        absent_is_none(self.send(call).await).map(|_| ())
+    }
+
+    /// Makes a URL by which anybody may read an object for a time, and returns its identifier and itself.
+    ///
+    /// # Errors
+    /// When the service refuses.
+    pub async fn create_read_url(
+        &self,
+        bucket: &Bucket,
+        object: &str,
+        expires: SystemTime,
+    ) -> Result<(String, Secret), OracleError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Made {
+            id: String,
+            access_uri: String,
+        }
+        let call = Call::new(
+            format!("make a URL for the object `{object}`"),
+            STORAGE,
+            Method::POST,
+            format!("{}/p", bucket.path()),
+        )
+        .right("manage buckets in compartment NAME")
+        .repeat(Repeat::IfRefused)
+        .json(&json!({
+            "name": format!("ocne import of {object}"), "objectName": object, "accessType": "ObjectRead",
+            "timeExpires": ocne_http::format_rfc3339(expires),
+        }));
+        let made: Made = self.send(call).await?.json()?;
+        let url = format!("{}{}", self.base(STORAGE)?.0, made.access_uri);
+        Ok((made.id, Secret::new(url)))
+    }
+
+    /// Ends such a URL. One that has ended is fine.
+    ///
+    /// # Errors
+    /// When the service refuses.
+    pub async fn delete_read_url(&self, bucket: &Bucket, id: &str) -> Result<(), OracleError> {
+        let path = format!("{}/p/{}", bucket.path(), encode(id));
+        let call = Call::new("end the URL of the object", STORAGE, Method::DELETE, path)
+            .right("manage buckets in compartment NAME");
         absent_is_none(self.send(call).await).map(|_| ())
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use ocne_oracle::{Client, CreateImage, Image, NewImage, WorkRequestStatus};
+use ocne_oracle::{Bucket, Client, CreateImage, Image, NewImage, WorkRequestStatus};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::UploadError;
@@ -27,6 +27,8 @@ pub(crate) async fn begin(
     wish: &CreateImage,
     journal: &mut Journal,
     etag: &str,
+    from_url: bool,
+    events: &Events,
 ) -> Result<String, UploadError> {
     // Another content under the same name is another wish.
     let text = format!("{wish:?} {etag}");
@@ -50,16 +52,73 @@ pub(crate) async fn begin(
     let is_over = earlier.as_ref().is_some_and(|import| import.work_request_id.is_some());
     let mut import = match earlier {
         Some(import) if !is_over => import,
-        _ => Import { retry_token: token(&hash, now), wish: hash, begun_seconds: now, work_request_id: None },
+        _ => Import {
+            retry_token: token(&hash, now),
+            wish: hash,
+            begun_seconds: now,
+            work_request_id: None,
+            read_url_id: None,
+        },
     };
     // Before the request: a run that is killed now finds the image by the token.
     journal.state.import = Some(import.clone());
     journal.save();
-    let NewImage { work_request_id, .. } = client.create_image(wish, &import.retry_token).await?;
+    let created = if from_url {
+        create_from_url(client, wish, journal, &mut import).await
+    } else {
+        match client.create_image(wish, &import.retry_token).await {
+            // Said to federated users and instances; a URL is what Oracle tells them to use.
+            Err(error) if error.service().is_some_and(|e| e.message.contains("Invalid bucketName")) => {
+                events(Event::Note(
+                    "The service does not let this identity name the object; it gets a URL of it".to_owned(),
+                ));
+                create_from_url(client, wish, journal, &mut import).await
+            }
+            other => other.map_err(UploadError::from),
+        }
+    };
+    let NewImage { work_request_id, .. } = created?;
     import.work_request_id = Some(work_request_id.clone());
     journal.state.import = Some(import);
     journal.save();
     Ok(work_request_id)
+}
+
+/// Has the object imported by a URL that anybody may read it by, for a day at most.
+async fn create_from_url(
+    client: &Client,
+    wish: &CreateImage,
+    journal: &mut Journal,
+    import: &mut Import,
+) -> Result<NewImage, UploadError> {
+    let bucket = Bucket { namespace: wish.source.namespace.clone(), name: wish.source.bucket.clone() };
+    // One of a killed run cannot be known again.
+    end_url(client, &bucket, import).await;
+    let expires = SystemTime::now() + Duration::from_hours(24);
+    let (id, url) = client.create_read_url(&bucket, &wish.source.object, expires).await?;
+    import.read_url_id = Some(id);
+    // Another URL is another request, and has a token of its own.
+    import.retry_token = token(&import.wish, import.begun_seconds);
+    journal.state.import = Some(import.clone());
+    journal.save();
+    let mut wish = wish.clone();
+    wish.source.url = Some(url);
+    let created = client.create_image(&wish, &import.retry_token).await;
+    if created.is_err() {
+        end_url(client, &bucket, import).await;
+        journal.state.import = Some(import.clone());
+        journal.save();
+    }
+    Ok(created?)
+}
+
+/// Ends the URL of an import, if it has one. It ends by itself after a day.
+pub(crate) async fn end_url(client: &Client, bucket: &Bucket, import: &mut Import) {
+    if let Some(id) = import.read_url_id.take()
+        && let Err(error) = client.delete_read_url(bucket, &id).await
+    {
+        tracing::warn!("the URL of the object stays valid for a day: {error}");
+    }
 }
 
 /// A token that no other run has: it holds the time in nanoseconds and the process.

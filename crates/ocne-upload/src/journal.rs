@@ -47,6 +47,9 @@ pub(crate) struct Import {
     pub begun_seconds: u64,
     /// The work request, once the service has answered.
     pub work_request_id: Option<String>,
+    /// Identifier of the URL that it reads the object by. Not the URL, which is a secret.
+    #[serde(default)]
+    pub read_url_id: Option<String>,
 }
 
 /// A journal, locked for this run.

@@ -69,6 +69,8 @@ pub struct UploadRequest {
     pub force: bool,
     /// Leave the object in the bucket.
     pub keep_object: bool,
+    /// Have the object imported by a URL of its own.
+    pub from_url: bool,
     /// Return when the import has begun.
     pub no_wait: bool,
     /// The longest that an import is waited for.

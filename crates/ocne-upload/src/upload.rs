@@ -10,7 +10,7 @@ use ocne_oracle::{Bucket, Client, CreateImage, Image, ImageSource, SourceImageTy
 
 use crate::archive::Archive;
 use crate::content::Content;
-use crate::error::UploadError;
+use crate::error::{FailureKind, UploadError};
 use crate::event::{Event, Events, Stage};
 use crate::import::{self, TAG_SHA256};
 use crate::journal::Journal;
@@ -235,7 +235,8 @@ async fn upload_and_import(
     };
     let wish =
         wish(request, kubernetes_version, &source, &traits, &bucket, &object, compartment, kind, &digests);
-    let work_request_id = import::begin(client, &wish, &mut journal, &sent.etag).await?;
+    let work_request_id =
+        import::begin(client, &wish, &mut journal, &sent.etag, request.from_url, events).await?;
     begun.set(&work_request_id);
     let mut result = record(None, Some(&work_request_id), started);
     result.object = Some(object_record(&bucket, &object, request.format, &sent));
@@ -249,8 +250,13 @@ async fn upload_and_import(
             result.image = Some(image_record(image, Vec::new(), Some(traits.architecture)));
         }
     } else {
-        let id = import::follow(client, &work_request_id, request.import_timeout, events).await?;
-        let id = id.unwrap_or_default();
+        let followed = import::follow(client, &work_request_id, request.import_timeout, events).await;
+        let is_over = !followed.as_ref().is_err_and(|e| e.kind() == FailureKind::Resumable);
+        if let Some(import) = journal.state.import.as_mut().filter(|_| is_over) {
+            import::end_url(client, &bucket, import).await;
+            journal.save();
+        }
+        let id = followed?.unwrap_or_default();
         let image = import::available(client, &id).await?;
         let (image, shapes) = import::settle(client, image, &wish.compartment_id, &traits, events).await?;
         result.image = Some(image_record(image, shapes, Some(traits.architecture)));
@@ -432,6 +438,7 @@ fn wish(
             namespace: bucket.namespace.clone(),
             bucket: bucket.name.clone(),
             object: object.to_owned(),
+            url: None,
             kind,
             operating_system: source.operating_system.clone(),
         },

@@ -145,6 +145,10 @@ struct SendingArguments {
     /// Leave the object in the bucket
     #[arg(long)]
     keep_object: bool,
+    /// Have the object imported by a URL that is valid until then; happens by itself when the service
+    /// does not let this identity name the object
+    #[arg(long)]
+    from_url: bool,
     /// Size of the parts [default: 16M, more for very large images]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     part_size: Option<NonZeroU64>,
@@ -325,6 +329,7 @@ impl UploadArguments {
             overwrite: sending.overwrite,
             force: self.force,
             keep_object: sending.keep_object,
+            from_url: sending.from_url,
             no_wait: self.waiting.no_wait,
             import_timeout: self.waiting.timeout,
             state_dir: state_dir()?,
