@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
 # Builds the server in images of ostree content as one static file for each architecture: serve.sh [ARCH…], by default amd64 and arm64
 #   AGENT_PROFILE (default small)
-export AGENT_PROFILE=${AGENT_PROFILE:-small}
+export STATIC_LIBC=musl AGENT_PROFILE=${AGENT_PROFILE:-small}
 exec "$(dirname "$0")/static.sh" ocne-serve "$@"

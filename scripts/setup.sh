@@ -48,21 +48,26 @@ token_registry() {
 	fi
 }
 
-# Rust's library for arm64, wherever this user's rustup can bring it
-arm64() {
-	local triple=aarch64-unknown-linux-gnu reason=''
-	[[ ! -d $(rustc --print target-libdir --target "$triple" 2>/dev/null) ]] || return 0
-	if ! command -v rustup >/dev/null; then
-		reason='there is no rustup; hint: install the Rust library of your distribution for it'
-	elif ! reason=$(timeout 300 rustup --quiet target add "$triple" 2>&1); then
-		reason="rustup could not bring it: $(tail -n 1 <<<"${reason:-no answer in 300 s}")"
-	else
-		return 0
-	fi
-	echo "setup: no Rust target $triple, so the arm64 agent is not built, and its tests are skipped: $reason" >&2
+# Rust's libraries for arm64 and for musl, wherever this user's rustup can bring them
+targets() {
+	local triple reason
+	for triple in aarch64-unknown-linux-{gnu,musl} x86_64-unknown-linux-musl; do
+		[[ ! -d $(rustc --print target-libdir --target "$triple" 2>/dev/null) ]] || continue
+		if ! command -v rustup >/dev/null; then
+			reason='there is no rustup; hint: install the Rust library of your distribution for it'
+		elif ! reason=$(timeout 300 rustup --quiet target add "$triple" 2>&1); then
+			reason="rustup could not bring it: $(tail -n 1 <<<"${reason:-no answer in 300 s}")"
+		else
+			continue
+		fi
+		case $triple in
+		*gnu) echo "setup: no Rust target $triple, so the arm64 agent is not built, and its tests are skipped: $reason" >&2 ;;
+		*) echo "setup: no Rust target $triple, so ocne-serve is larger than it could be: $reason" >&2 ;;
+		esac
+	done
 }
 
-arm64
+targets
 if ((${#missing[@]} == 0)); then
 	echo "setup: all ${#PACKAGES[@]} packages are installed"
 	oracle_cloud

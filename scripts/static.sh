@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds a program of this workspace as one static file for each architecture: static.sh PROGRAM [ARCH…], by default amd64 and arm64
 #   AGENT_PROFILE (default release)
+#   STATIC_LIBC   gnu (default), or musl for a smaller file of a program without C; gnu is taken where Rust lacks that target
 # What is missing for one is said; the exit status is 1 when a build failed, or when none could begin.
 # The same commit and toolchain give the same bytes, whatever the folders are called.
 set -euo pipefail
@@ -18,17 +19,12 @@ host=$(rustc --version --verbose | sed -n 's/^host: //p')
 read -ra flags <<<"${RUSTFLAGS:-}"
 flags+=(
 	-Ctarget-feature=+crt-static
-	# a linker that writes a build id makes it of what is stripped afterwards, paths included
-	'-Clink-arg=-Wl,--build-id=none'
 	# messages of panics name source files; the last that matches counts
 	"--remap-path-prefix=$PWD=/ocne"
 	"--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
 	"--remap-path-prefix=$sysroot/lib/rustlib/src/rust=/rustc/$commit"
 	"--remap-path-prefix=$(realpath "$target")=/target"
 )
-CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && echo "${flags[*]}")
-export CARGO_ENCODED_RUSTFLAGS
-
 archs=("$@")
 ((${#archs[@]})) || archs=(amd64 arm64)
 missing=()
@@ -38,6 +34,14 @@ for arch in "${archs[@]}"; do
 	arm64) triple=aarch64-unknown-linux-gnu gcc=aarch64-linux-gnu-gcc ;;
 	*) echo "$program: $arch is neither amd64 nor arm64" >&2; exit 2 ;;
 	esac
+	if [[ ${STATIC_LIBC:-gnu} == musl ]]; then
+		if rustc --print target-libdir --target "${triple/gnu/musl}" 2>/dev/null | xargs -I{} test -d {}; then
+			# Rust brings the linker and all that is linked
+			triple=${triple/gnu/musl} gcc=rust-lld
+		else
+			echo "$program: larger than it could be; hint: rustup target add ${triple/gnu/musl}" >&2
+		fi
+	fi
 	# not an old one, when there is no new one
 	rm -f "$target/$built/$program-$arch"
 	if ! rustc --print target-libdir --target "$triple" 2>/dev/null | xargs -I{} test -d {}; then
@@ -52,11 +56,14 @@ for arch in "${archs[@]}"; do
 		name=${triple//-/_}
 		tools=("CARGO_TARGET_${name^^}_LINKER=$gcc" "CC_$name=$gcc")
 	fi
-	if ! command -v "$gcc" >/dev/null; then
+	if [[ $gcc != rust-lld ]] && ! command -v "$gcc" >/dev/null; then
 		missing+=("$arch: $gcc; hint: make setup")
 		continue
 	fi
-	env "${tools[@]}" cargo build --profile "$profile" --locked --package "$program" --target "$triple"
+	# a linker that writes a build id makes it of what is stripped afterwards, paths included; Rust's own writes none
+	all=("${flags[@]}")
+	[[ $gcc == rust-lld ]] || all+=('-Clink-arg=-Wl,--build-id=none')
+	CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && echo "${all[*]}") env "${tools[@]}" cargo build --profile "$profile" --locked --package "$program" --target "$triple"
 	mkdir -p "$target/$built"
 	cp "$target/$triple/$built/$program" "$target/$built/$program-$arch"
 	echo "$program: $target/$built/$program-$arch, $(stat -c %s "$target/$built/$program-$arch") bytes"
