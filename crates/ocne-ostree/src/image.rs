@@ -181,18 +181,20 @@ impl Image {
         }
         layer.entry(SERVER_PATH, EntryType::Regular, 0o755, &[program])?;
         let layer = layer.finish_tar()?;
-        let config = json!({
-            "architecture": architecture,
-            "os": "linux",
-            "config": {
-                "Cmd": [format!("/{SERVER_PATH}"), "--port", "80", DOCUMENT_ROOT],
-                "Env": ["PATH=/usr/bin"],
-                "StopSignal": "SIGTERM",
-                "WorkingDir": "/",
-            },
-            "history": [{ "created_by": "ocne-serve" }],
+        let run = json!({
+            "Cmd": [format!("/{SERVER_PATH}"), "--port", "80", DOCUMENT_ROOT],
+            "Env": ["PATH=/usr/bin"],
+            "StopSignal": "SIGTERM",
+            "WorkingDir": "/",
         });
-        let Value::Object(config) = config else { unreachable!("it is written as an object") };
+        let history = json!([{ "created_by": "ocne-serve" }]);
+        let config = [
+            ("architecture", json!(architecture)),
+            ("os", json!("linux")),
+            ("config", run),
+            ("history", history),
+        ];
+        let config = config.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
         Ok(Self {
             config,
             layers: vec![descriptor(LAYER_TYPE, &layer)],
@@ -221,18 +223,15 @@ impl Image {
             layers.push(copy_layer(index, layer, &mut base.open, archive, cancel)?);
         }
         let mut config = config;
-        let inner = match config.entry("config").or_insert(Value::Null) {
-            Value::Object(inner) => inner,
-            other => {
-                *other = json!({});
-                let Value::Object(inner) = other else { unreachable!("it was just set") };
-                inner
-            }
+        let mut inner = match config.remove("config") {
+            Some(Value::Object(inner)) => inner,
+            _ => Map::new(),
         };
         // What the base starts is of no use here, and may be a script that looks for its own things.
         inner.remove("Entrypoint");
         let nginx_config = format!("/{NGINX_CONFIG_PATH}");
         inner.insert("Cmd".to_owned(), json!(["nginx", "-c", nginx_config, "-g", "daemon off;"]));
+        config.insert("config".to_owned(), Value::Object(inner));
         let mut annotations = BTreeMap::new();
         annotations.extend(base.name.map(|name| ("org.opencontainers.image.base.name", name)));
         annotations.extend(base.digest.map(|digest| ("org.opencontainers.image.base.digest", digest)));
