@@ -53,6 +53,8 @@ pub struct LoginArguments {
 
 /// Arguments of `ocne registry logout`.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  ocne registry logout registry.example")]
 pub struct LogoutArguments {
     /// Registry, with its port if it has one
     #[arg(value_name = "REGISTRY", value_parser = registry_name)]
@@ -63,6 +65,8 @@ pub struct LogoutArguments {
 
 /// Arguments of `ocne registry whoami`.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  ocne registry whoami registry.example:5000")]
 pub struct WhoamiArguments {
     /// Registry, with its port if it has one
     #[arg(value_name = "REGISTRY", value_parser = registry_name)]

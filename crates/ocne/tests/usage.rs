@@ -51,7 +51,10 @@ fn values_that_cannot_be_meant() {
     refused(&create("--pull", "pod"), "`--pull pod` needs a cluster");
     refused(&["image", "create", "--pull", "pod", "--file", "a"], "cannot be used with");
     refused(&["image", "info", "--recursive"], "--path");
-    refused(&["image", "copy", "oci:a", "oci:b"], "`oci:b` is no registry");
+    refused(&["image", "copy", "oci:a", "http://b"], "this transport is not supported");
+    refused(&["image", "copy", "oci:a", "oci:b", "--all", "--arch", "arm64"], "cannot be used with");
+    refused(&["image", "upload", "-t", "ostree", "-f", "a"], "--destination");
+    refused(&["registry", "login", "a/b"], "a registry is a host name");
     refused(&["image", "copy", "oci:a", "r.example/b", "--offline"], "without a network");
 }
 
