@@ -91,6 +91,11 @@ pub fn manifest(json: &[u8]) {
     let _ = serde_json::from_slice::<Vec<DockerArchiveImage>>(json);
 }
 
+/// Reads the header `WWW-Authenticate`.
+pub fn challenges(text: &str) {
+    crate::registry_auth::fuzz_challenges(text);
+}
+
 /// Reads a file of credentials.
 pub fn auth_file(text: &[u8]) {
     credentials::fuzz_auth_file(text);

@@ -269,6 +269,12 @@ async fn token(
     Authorization::new(&format!("Bearer {}", token.reveal()), Some(asked + life)).map_err(AuthError::Refused)
 }
 
+/// Reads challenges, for fuzzing.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz_challenges(text: &str) {
+    let _ = parse_challenges(text);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

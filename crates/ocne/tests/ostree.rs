@@ -381,3 +381,55 @@ fn an_upload_to_a_registry_that_asks_who_we_are() {
     let said = home.run(&["image", "upload", "-f", "x", "-d", &to]).failed(2);
     assert!(said.contains("only an image of type ostree has a destination"), "{said}");
 }
+
+#[test]
+fn copies_that_are_killed_leave_nothing_and_go_on() {
+    let name = "copies_that_are_killed_leave_nothing_and_go_on";
+    if !have(name, &["python3", "ostree", "skopeo", "docker-registry"]) {
+        return;
+    }
+    let home = Home::new();
+    let image = large(home.path());
+    let registry = Registry::start(home.path());
+    let work = home.path().join("work");
+    fs_err::create_dir(&work).unwrap();
+    let path = work.display();
+    let places = [
+        format!("docker://{}/a/large:1", registry.address),
+        format!("oci-archive:{path}/a.tar"),
+        format!("dir:{path}/dir"),
+        format!("oci:{path}/layout:a"),
+    ];
+    let raw = |reference: &str| {
+        Ran::of(Command::new("skopeo").args(["inspect", "--raw", "--tls-verify=false", reference]))
+    };
+    let wanted = raw(&image).ok();
+    let started = Instant::now();
+    home.run(&["image", "copy", &image, &format!("oci-archive:{path}/a.tar")]).ok();
+    let whole = started.elapsed();
+    fs_err::remove_file(work.join("a.tar")).unwrap();
+    for round in 0..12_u32 {
+        let signal = [Signal::KILL, Signal::INT, Signal::TERM][usize::try_from(round % 3).unwrap()];
+        // Each round has a repository of its own, or all would be there already.
+        let to = places[usize::try_from(round % 4).unwrap()].replace("large", &format!("large{round}"));
+        let mut copy = home.ocne(&["image", "copy", "-q", &image, &to]);
+        let child = copy.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        // The moment is what is tested: spread over the whole run, and a little beyond.
+        std::thread::sleep(whole * ((round * 7 + 3) % 10) / 9);
+        let _ = kill_process(Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap(), signal);
+        let out = child.wait_with_output().unwrap();
+        if signal != Signal::KILL {
+            let ended = out.status.signal() == Some(signal.as_raw());
+            assert!(ended || matches!(out.status.code(), Some(0 | 130)), "{signal:?}: {out:?}");
+            assert!(names(&work).iter().all(|n| !n.contains(".part")), "{signal:?} left {:?}", names(&work));
+        }
+        // What has the name is whole.
+        let found = raw(&to);
+        assert!(found.code != Some(0) || found.stdout == wanted, "{signal:?} {to}: {found:?}");
+        home.run(&["image", "copy", "-q", &image, &to]).ok();
+        assert_eq!(raw(&to).ok(), wanted, "the next run: {to}");
+        assert!(names(&work).iter().all(|n| !n.contains(".part")), "the next run left {:?}", names(&work));
+    }
+    let cache = names(&home.path().join(".ocne/images"));
+    assert!(cache.iter().all(|n| !n.contains(".part")), "{cache:?}");
+}

@@ -2,6 +2,7 @@
 
 #[path = "../docker_registry/mod.rs"]
 mod docker_registry;
+mod faults;
 #[path = "../image/mod.rs"]
 mod image;
 mod push;

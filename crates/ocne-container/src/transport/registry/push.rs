@@ -71,9 +71,11 @@ impl Registry<'_> {
             sent_bytes.store(size_bytes, Ordering::Relaxed);
             return Ok(Arrived::Mounted);
         };
+        attempts.reset();
         // Only now: it may have to be fetched from another registry.
         let blob = part().await?;
         let mut at_bytes = 0;
+        let mut was_changed = false;
         loop {
             let counter = Arc::clone(sent_bytes);
             counter.store(at_bytes, Ordering::Relaxed);
@@ -94,6 +96,14 @@ impl Registry<'_> {
                     }
                     continue;
                 }
+                // The digest is not right: something on the way changed it, and a second time may go better.
+                Err(Trouble::Lasting(FetchError::Status { status: 400, .. }))
+                    if at_bytes == size_bytes && !was_changed =>
+                {
+                    was_changed = true;
+                    (place, at_bytes) = (self.begin_anew(digest, &action, &mut attempts).await?, 0);
+                    continue;
+                }
                 Err(Trouble::Lasting(error)) => return Err(error),
                 Err(Trouble::Passing { reason, wait }) => {
                     self.pause(&action, &mut attempts, wait, reason).await?;
@@ -108,9 +118,7 @@ impl Registry<'_> {
                 }
                 // The registry has forgotten what it had of it.
                 _ => {
-                    let begun = self.begin(digest, None, &action, &mut attempts).await?;
-                    place = begun.ok_or_else(|| self.protocol(&action, "it mounts nothing".to_owned()))?;
-                    at_bytes = 0;
+                    (place, at_bytes) = (self.begin_anew(digest, &action, &mut attempts).await?, 0);
                 }
             }
         }
@@ -160,6 +168,17 @@ impl Registry<'_> {
             return Ok(None);
         }
         self.next_place(&response, action).map(Some)
+    }
+
+    /// Begins an upload that is not to be mounted.
+    async fn begin_anew(
+        &self,
+        digest: &Digest,
+        action: &str,
+        attempts: &mut Attempts,
+    ) -> Result<Url, FetchError> {
+        let begun = self.begin(digest, None, action, attempts).await?;
+        begun.ok_or_else(|| self.protocol(action, "it mounts nothing".to_owned()))
     }
 
     /// Where an upload goes on.
@@ -278,8 +297,10 @@ impl Registry<'_> {
         }
         match http::judge_status(status, response.headers()) {
             Failure::Passing(wait) => Err(Trouble::Passing { reason: format!("it answers {status}"), wait }),
-            // It has another idea of how much arrived; asking it helps.
-            Failure::Lasting if status == StatusCode::RANGE_NOT_SATISFIABLE => {
+            // It has another idea of how much arrived, or has forgotten the upload; asking it helps.
+            Failure::Lasting
+                if matches!(status, StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::NOT_FOUND) =>
+            {
                 Err(Trouble::Passing { reason: format!("it answers {status}"), wait: None })
             }
             Failure::Lasting => Err(self.refusal(action, response).await.into()),
