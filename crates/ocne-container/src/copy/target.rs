@@ -118,10 +118,9 @@ impl<'a> Target<'a> {
     /// What becomes of the manifest, if it cannot stay as it is.
     pub fn change(&self) -> Option<&'static str> {
         match &self.place {
-            Place::Tarball(tarball) => match tarball.try_lock().is_ok_and(|t| t.is_docker()) {
-                true => Some(DOCKER_ARCHIVE),
-                false => None,
-            },
+            Place::Tarball(tarball) if tarball.try_lock().is_ok_and(|t| t.is_docker()) => {
+                Some(DOCKER_ARCHIVE)
+            }
             _ => None,
         }
     }

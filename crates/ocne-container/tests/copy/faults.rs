@@ -68,8 +68,8 @@ fn pass_on(
     let mut body = seen.split_off(end);
     let head = String::from_utf8(seen).ok()?;
     let length = head.lines().filter_map(|line| line.split_once(": "));
-    let length = length.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
-    let length: usize = length.filter_map(|(_, value)| value.trim().parse().ok()).next().unwrap_or(0);
+    let mut length = length.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    let length: usize = length.find_map(|(_, value)| value.trim().parse().ok()).unwrap_or(0);
     let method = head.split(' ').next()?;
     let fault = fault(method, count.fetch_add(1, Ordering::SeqCst));
     let refuse = |client: &mut TcpStream, status: &str| {
