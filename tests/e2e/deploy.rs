@@ -32,7 +32,13 @@ type Right = (String, String, String);
 
 /// What needs no cluster.
 pub fn trials(bench: &Bench) -> Vec<Trial> {
-    vec![bench.trial("deploy::chart_and_base_make_the_same", &[], |_| chart_and_base_make_the_same())]
+    vec![
+        bench.trial("deploy::chart_and_base_make_the_same", &[], |_| chart_and_base_make_the_same()),
+        bench.trial("deploy::helm_finds_nothing_in_the_chart", &["helm"], |_| {
+            let chart = folder().join("helm/ocne-builder");
+            must(Command::new("helm").args(["lint", "--strict"]).arg(chart), "helm lint").map(|_| ())
+        }),
+    ]
 }
 
 pub fn cluster_trials(bench: &Bench) -> Vec<Trial> {
