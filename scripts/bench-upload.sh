@@ -62,7 +62,7 @@ serve() { # serve OPTIONS...: a fresh emulator
 		sleep 0.1
 	done
 	endpoint=$(jq -r .endpoint "$work/cloud/ready.json")
-	export HOME=$work/home OCI_CLI_CONFIG_FILE=$work/cloud/config OCI_CLI_ENDPOINT=$endpoint OCI_CLI_SUPPRESS_FILE_PERMISSIONS_WARNING=True
+	export HOME=$work/home OCI_CLI_CONFIG_FILE=$work/cloud/config OCI_CLI_ENDPOINT=$endpoint OCI_CLI_SUPPRESS_FILE_PERMISSIONS_WARNING=True SUPPRESS_LABEL_WARNING=True
 }
 bucket() { "$oci" --endpoint "$endpoint" os bucket create --name bench --compartment-id "$(jq -r '.compartments.sandbox' "$work/cloud/ready.json")" >/dev/null; }
 ours() { # ours NAME FILE ARGUMENTS...: sent and its import begun; whose digest is there already is not read twice

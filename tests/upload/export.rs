@@ -59,16 +59,15 @@ fn left_nothing(cloud: &Cloud) -> Result<(), Failed> {
 /// what was fetched before is not fetched again.
 fn faults_and_kills(bench: &Bench, name: &str) -> Result<(), Failed> {
     let cloud = bench.cloud(name, &[])?;
-    let file = cloud.image("boot.oci", 50, 2)?;
+    let file = cloud.image("boot.oci", 40, 2)?;
     let record = cloud.done(&file, &["-a", "amd64"])?;
     let id = record["image"]["id"].as_str().ok_or("no image")?;
-    let mut faults = Vec::new();
-    for operation in ["ExportImage", "HeadObject", "GetObject"] {
-        for action in ["lost_response", "truncate"] {
-            faults.push(json!({ "op": operation, "action": action, "count": 1 }));
-        }
-    }
-    cloud.faults(&json!(faults))?;
+    let fault = |operation: &str, action: &str| json!({ "op": operation, "action": action, "count": 1 });
+    cloud.faults(&json!([
+        fault("ExportImage", "lost_response"),
+        fault("GetObject", "truncate"),
+        fault("GetObject", "reset"),
+    ]))?;
     cloud.run(&mut export(&cloud, id, "a.qcow2", &["--format", "qcow2"]))?.ended(0)?;
     same("bytes", &json!(sha256(&cloud.home.join("a.qcow2"))?), &json!(sha256(&file)?))?;
     // Ranges come slowly, and the program is killed when some are there.

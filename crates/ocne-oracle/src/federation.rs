@@ -214,19 +214,28 @@ async fn send(request: impl Fn() -> RequestBuilder) -> Result<Secret, String> {
             Ok(mut response) => {
                 let status = response.status();
                 let mut body = Vec::new();
-                while let Ok(Some(chunk)) = response.chunk().await {
-                    body.extend_from_slice(&chunk);
-                    if body.len() > ANSWER_MAX_BYTES {
-                        return Err(format!("its answer is longer than {ANSWER_MAX_BYTES} bytes"));
+                let cut = loop {
+                    match response.chunk().await {
+                        Ok(Some(chunk)) if body.len() + chunk.len() <= ANSWER_MAX_BYTES => {
+                            body.extend_from_slice(&chunk);
+                        }
+                        Ok(Some(_)) => {
+                            return Err(format!("its answer is longer than {ANSWER_MAX_BYTES} bytes"));
+                        }
+                        Ok(None) => break None,
+                        Err(error) => break Some(ocne_http::explain(&error)),
                     }
-                }
-                if status.is_success() {
+                };
+                if status.is_success() && cut.is_none() {
                     let text = String::from_utf8(body).map_err(|_| "its answer is no text".to_owned())?;
                     return Ok(Secret::new(text));
                 }
                 let passing = status.as_u16() == 429 || status.is_server_error();
                 let failure = if passing { Failure::Passing(None) } else { Failure::Lasting };
-                (format!("it answers {}", status.as_u16()), failure)
+                match cut.filter(|_| status.is_success()) {
+                    Some(reason) => (reason, Failure::Passing(None)),
+                    None => (format!("it answers {}", status.as_u16()), failure),
+                }
             }
         };
         match failure {

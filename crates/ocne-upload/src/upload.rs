@@ -194,6 +194,9 @@ async fn upload_and_import(
         if !request.keep_object {
             remove_left_over(client, &bucket, &object, &journal).await;
         }
+        if let Some(import) = journal.state.import.as_mut() {
+            import::end_url(client, &bucket, import).await;
+        }
         journal.remove();
         let mut record = record(Some(image_record(image, shapes, Some(source.architecture))), None, started);
         (record.already_there, record.sha256) = (true, Some(digests.sha256));
