@@ -32,6 +32,8 @@ pub(crate) struct State {
     pub upload_id: Option<String>,
     /// Its part size.
     pub part_bytes: Option<u64>,
+    /// An upload of this part size was about to begin: one without parts may be it.
+    pub is_beginning: bool,
     /// The import.
     pub import: Option<Import>,
 }

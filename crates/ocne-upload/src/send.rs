@@ -227,6 +227,10 @@ impl Sender<'_> {
             part_bytes: self.request.part_size_bytes.map_or(0, std::num::NonZeroU64::get),
             total_bytes: total,
         })?;
+        // Before the request: a run that is killed now leaves an upload that the next one knows.
+        self.journal.state.part_bytes = Some(parts.part_bytes);
+        self.journal.state.is_beginning = true;
+        self.journal.save();
         let upload = self.begin(parts, replaces, &known).await?;
         self.remember(&upload, parts);
         Ok((upload, parts, Vec::new()))
@@ -235,6 +239,7 @@ impl Sender<'_> {
     fn remember(&mut self, upload: &MultipartUpload, parts: Parts) {
         self.journal.state.upload_id = Some(upload.upload_id.clone());
         self.journal.state.part_bytes = Some(parts.part_bytes);
+        self.journal.state.is_beginning = false;
         self.journal.save();
     }
 
@@ -250,6 +255,10 @@ impl Sender<'_> {
     async fn adoptable(&self, upload: &MultipartUpload) -> Result<Option<(Parts, Vec<Part>)>, UploadError> {
         let there = self.client.parts(self.bucket, self.object, &upload.upload_id).await?.unwrap_or_default();
         let total = self.content.length();
+        if there.is_empty() && self.journal.state.is_beginning {
+            let bytes = self.journal.state.part_bytes.and_then(|bytes| bytes.try_into().ok());
+            return Ok(bytes.and_then(|bytes| Parts::new(total, Some(bytes))).map(|parts| (parts, there)));
+        }
         let longest = there.iter().max_by_key(|part| part.size);
         let Some((longest, bytes)) = longest.and_then(|part| Some((part, part.size.try_into().ok()?))) else {
             return Ok(None);
