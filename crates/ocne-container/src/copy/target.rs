@@ -118,8 +118,8 @@ impl<'a> Target<'a> {
     /// What becomes of the manifest, if it cannot stay as it is.
     pub fn change(&self) -> Option<&'static str> {
         match &self.place {
-            Place::Tarball(tarball) if tarball.try_lock().is_ok_and(|t| t.is_docker()) => {
-                Some(DOCKER_ARCHIVE)
+            Place::Tarball(tarball) => {
+                tarball.try_lock().is_ok_and(|t| t.is_docker()).then_some(DOCKER_ARCHIVE)
             }
             _ => None,
         }
