@@ -105,7 +105,8 @@ impl<'a> Registry<'a> {
         events: Events<'a>,
     ) -> Result<Self, FetchError> {
         let mut patient = options.clone();
-        patient.network.stall_timeout = Duration::from_hours(24);
+        // It becomes the idle time of TCP's keep-alive too, which Linux takes up to 32767 s only.
+        patient.network.stall_timeout = Duration::from_hours(8);
         let patient = Self::new(reference, &patient, events)?;
         Ok(Self { actions: "pull,push", network: options.network.clone(), ..patient })
     }
