@@ -356,6 +356,15 @@ impl FetchError {
             Self::Status { status: 401 | 403, registry, .. } => Some(format!(
                 "log in with `ocne registry login {registry}`, or name a file with credentials with `--authfile`"
             )),
+            Self::Io { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound => {
+                    text("look at the path: every folder in it has to exist, and a file that is read, too")
+                }
+                io::ErrorKind::PermissionDenied => {
+                    text("look at its permissions with `ls -l`, or choose another path")
+                }
+                _ => None,
+            },
             Self::Untrusted { .. } => text("name the file of its certificate authority with `--ca-file`"),
             Self::Status { status: 404, .. } => text("look at the name and the tag of the image"),
             Self::Status { status: 429, .. } => {

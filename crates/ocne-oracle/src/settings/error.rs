@@ -120,7 +120,7 @@ impl SettingsError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NoConfig { .. } => Some(
-                "`oci setup config` writes one; or name it by `--oci-config` or OCI_CLI_CONFIG_FILE"
+                "`ocne oci setup` writes one; or name it by `--oci-config` or OCI_CLI_CONFIG_FILE"
                     .to_owned(),
             ),
             Self::NoProfile { .. } => Some("choose one of them with `--profile`".to_owned()),
