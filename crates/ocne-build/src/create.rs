@@ -1,5 +1,7 @@
 //! The build of one image in this process.
 
+mod prepare;
+
 use std::ops::ControlFlow;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
@@ -7,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ocne_bootimage::{Architecture, Conversion, ConvertOptions};
 use ocne_disk::{
@@ -17,22 +19,22 @@ use ocne_disk::{
 use ocne_transfer::TransferError;
 use tracing::debug;
 
-use crate::cluster::{PodBuilder, Subject, Transfer};
+use self::prepare::{prepare, pulling, start_pod};
+use crate::cluster::{PodBuilder, Subject};
 use crate::copy::{
     CHUNK_BYTES, ChunkChecksums, CopyError, Digester, FileDigest, Forget, copy_ahead, first_difference,
     patched_copy, start_write_back,
 };
-use crate::error::{BuildError, FailureKind};
+use crate::error::BuildError;
 use crate::event::{Event, Events, Stage};
 use crate::identifiers::Identifiers;
 use crate::output::OutputFile;
-use crate::pod_note::PodNote;
 use crate::remote::{PulledImage, RemoteError};
 use crate::report::{
     ClusterRecord, OutputRecord, REPORT_SCHEMA, Report, SourceRecord, Timings, milliseconds,
 };
-use crate::request::{Builder, CreateRequest};
-use crate::source::{BootSource, delegate, discard, look_up, obtain};
+use crate::request::CreateRequest;
+use crate::source::{BootSource, delegate, discard, obtain};
 use crate::verify;
 
 /// A finished build.
@@ -43,13 +45,6 @@ pub struct Created {
     /// Its size.
     pub size_bytes: u64,
 }
-
-/// How often two things that run at once look at each other.
-const TICK: Duration = Duration::from_millis(50);
-/// What a pod's scratch volume gets for an image whose size nobody here knows.
-const SCRATCH_UNKNOWN_BYTES: u64 = 4 << 30;
-/// What a pod's scratch volume needs beside an image: the agent's program and small files.
-const SCRATCH_SPARE_BYTES: u64 = 64 << 20;
 
 /// Builds an image.
 ///
@@ -93,108 +88,6 @@ pub fn create(
         pod.finish(events);
     }
     Ok(Created { path, size_bytes })
-}
-
-/// A source, and what may have started beside it.
-struct Prepared {
-    pod: Option<PodBuilder>,
-    source: BootSource,
-    ahead_bytes: u64,
-}
-
-/// Fetches the image, and begins to copy it, while the pod starts if there is to be one. When one of the two fails, the
-/// other is ended: nobody wants to wait for a download to hear that the cluster refuses the pod, nor the other way round.
-fn prepare(run: &Run<'_>, timings: &mut Timings) -> Result<Prepared, BuildError> {
-    let mut request = run.request.clone();
-    let mut first = None;
-    match &mut request.builder {
-        Builder::Local => {
-            let source = run.fetch(run.cancel, timings)?;
-            return Ok(Prepared { pod: None, source, ahead_bytes: 0 });
-        }
-        Builder::Cluster(settings) | Builder::Auto(settings) if settings.transfer == Transfer::Full => {
-            // How large the pod's volume has to be is known when the image is here.
-            let source = run.fetch(run.cancel, timings)?;
-            settings.pod.scratch_bytes = source.identity()?.size_bytes + SCRATCH_SPARE_BYTES;
-            first = Some(source);
-        }
-        Builder::Cluster(_) | Builder::Auto(_) => {}
-    }
-    let stop: Arc<AtomicBool> = Arc::default();
-    let over = AtomicBool::new(false);
-    let (pod, milliseconds, source) = thread::scope(|scope| {
-        scope.spawn(|| {
-            while !over.load(Ordering::Relaxed) {
-                if run.cancel.load(Ordering::Relaxed) {
-                    stop.store(true, Ordering::Relaxed);
-                }
-                thread::sleep(TICK);
-            }
-        });
-        let pod = scope.spawn(|| {
-            let started = Instant::now();
-            let pod = start_pod(&request, run.output, run.events, &stop);
-            stop.fetch_or(pod.is_err(), Ordering::Relaxed);
-            (pod, milliseconds(started.elapsed()))
-        });
-        let source = first.map_or_else(|| run.fetch(&stop, timings), Ok).and_then(|source| {
-            let is_enough = || pod.is_finished() || stop.load(Ordering::Relaxed);
-            run.copy_ahead(&source, is_enough).map(|ahead_bytes| (source, ahead_bytes))
-        });
-        stop.fetch_or(source.is_err(), Ordering::Relaxed);
-        let (pod, milliseconds) = pod.join().unwrap_or_else(|panic| resume_unwind(panic));
-        over.store(true, Ordering::Relaxed);
-        (pod, milliseconds, source)
-    });
-    run.look()?;
-    match (pod, source) {
-        (Ok(pod), Ok((source, ahead_bytes))) => {
-            timings.pod = pod.as_ref().map(|_| milliseconds);
-            Ok(Prepared { pod, source, ahead_bytes })
-        }
-        // The one that was ended says only that.
-        (Err(e), Err(other)) if e.kind() == FailureKind::Interrupted => Err(other),
-        (Err(e), _) | (Ok(_), Err(e)) => Err(e),
-    }
-}
-
-/// A request whose pod fetches the image, with a scratch volume that takes it; none if this machine fetches it.
-fn pulling(request: &CreateRequest) -> Option<CreateRequest> {
-    if !request.pulls() {
-        return None;
-    }
-    // The size is known when the registry can be asked from here too. A layer is a little smaller than the disk in it.
-    let size_bytes = match look_up(&request.source) {
-        Ok(Some(found)) => found.size_bytes.saturating_add(found.size_bytes / 4),
-        _ => SCRATCH_UNKNOWN_BYTES,
-    };
-    let mut request = request.clone();
-    if let Builder::Cluster(settings) | Builder::Auto(settings) = &mut request.builder {
-        settings.pod.scratch_bytes = size_bytes.saturating_add(SCRATCH_SPARE_BYTES);
-    }
-    Some(request)
-}
-
-/// Starts the pod of a build, if it is to be in one.
-fn start_pod(
-    request: &CreateRequest,
-    output: &OutputFile,
-    events: Events<'_>,
-    cancel: &AtomicBool,
-) -> Result<Option<PodBuilder>, BuildError> {
-    let note = PodNote::of(output);
-    match &request.builder {
-        Builder::Local => Ok(None),
-        Builder::Cluster(settings) => PodBuilder::start(settings, note, events, cancel).map(Some),
-        Builder::Auto(settings) => match PodBuilder::start(settings, note, events, cancel) {
-            Ok(pod) => Ok(Some(pod)),
-            Err(e) if e.kind() == FailureKind::Interrupted => Err(e),
-            Err(e) => {
-                events(Event::Note(format!("Building in this process: {e}")));
-                Ok(None)
-            }
-        },
-    }
 }
 
 /// What all steps of one build share.
