@@ -25,6 +25,7 @@ pub fn trials(bench: &Bench) -> Vec<Trial> {
             ("transfer::variants_are_the_same_3", |site| variants_are_the_same(site, 2)),
             ("transfer::connections_that_are_cut_1", |site| connections_that_are_cut(site, 1)),
             ("transfer::connections_that_are_cut_2", |site| connections_that_are_cut(site, 2)),
+            ("transfer::by_a_proxy", by_a_proxy),
             ("transfer::a_pod_that_is_deleted", a_pod_that_is_deleted),
             ("transfer::a_client_that_is_killed", a_client_that_is_killed),
             ("transfer::the_pod_fetches_the_image", the_pod_fetches_the_image),
@@ -147,6 +148,26 @@ fn the_pod_fetches_the_image(site: &Site) -> Result<(), Failed> {
     }
     if site.case.result().exists() {
         return Err("something was written".into());
+    }
+    site.assert_nothing_left()
+}
+
+/// By the proxy that the kubeconfig names, and not by one of the environment: the cluster is on this machine.
+fn by_a_proxy(site: &Site) -> Result<(), Failed> {
+    let config = site.kubectl(&["config", "view", "--raw", "--flatten"])?;
+    let server = config.lines().find_map(|l| l.trim().strip_prefix("server: https://")).ok_or("no server")?;
+    let proxy = Proxy::to(server.parse()?)?;
+    proxy.expect_connect();
+    let nobody = [("HTTPS_PROXY", "http://127.0.0.1:1"), ("NO_PROXY", "127.0.0.1")];
+    must(seeded(site, "cluster", &[]).env(nobody[0].0, nobody[0].1), "the build without a proxy")?;
+    if proxy.passed_bytes() != 0 {
+        return Err("a proxy that nobody named was used".into());
+    }
+    let named = format!("    proxy-url: http://{}\n    server: https://{server}", proxy.address);
+    site.write_kubeconfig(&config.replace(&format!("    server: https://{server}"), &named))?;
+    must(seeded(site, "cluster", &[]).envs(nobody), "the build by a proxy")?;
+    if proxy.passed_bytes() == 0 {
+        return Err("the proxy was not used".into());
     }
     site.assert_nothing_left()
 }

@@ -1,8 +1,10 @@
 //! Which kubeconfig is used: as kubectl does it.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use hyper_util::client::proxy::matcher::Matcher;
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 
 use crate::error::ClusterError;
 
@@ -45,8 +47,43 @@ impl ConnectOptions {
             .try_fold(Kubeconfig::default(), |merged, file| merged.merge(Kubeconfig::read_from(file)?))
             .map_err(failed)?;
         let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
-        kube::Config::from_custom_kubeconfig(merged, &options).await.map_err(failed)
+        let own = own_proxy(&merged, options.context.as_deref());
+        let mut config = kube::Config::from_custom_kubeconfig(merged, &options).await.map_err(failed)?;
+        // kube compares NO_PROXY with the address of the proxy.
+        let proxy = own.or_else(|| environment_proxy(&config, |name| std::env::var(name).ok()));
+        let parsed = proxy.map(|proxy| proxy.parse()).transpose();
+        config.proxy_url = parsed.map_err(|e| failed(KubeconfigError::ParseProxyUrl(e)))?;
+        Ok(config)
     }
+}
+
+/// The proxy that the kubeconfig has for the cluster.
+fn own_proxy(config: &Kubeconfig, context: Option<&str>) -> Option<String> {
+    let name = context.or(config.current_context.as_deref())?;
+    let context = config.contexts.iter().find(|context| context.name == name)?.context.as_ref()?;
+    let cluster = config.clusters.iter().find(|cluster| cluster.name == context.cluster)?.cluster.as_ref()?;
+    cluster.proxy_url.clone().filter(|proxy| !proxy.is_empty())
+}
+
+/// The proxy that the environment has for the cluster, as for kubectl (`golang.org/x/net/http/httpproxy`): none for this
+/// machine itself, nor for what `NO_PROXY` lists.
+fn environment_proxy(config: &kube::Config, variable: impl Fn(&str) -> Option<String>) -> Option<String> {
+    let read = |name: &str| {
+        let value = variable(name).or_else(|| variable(&name.to_lowercase()));
+        value.filter(|value| !value.is_empty())
+    };
+    let server = &config.cluster_url;
+    let host = server.host()?.trim_matches(['[', ']']);
+    if host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback()) {
+        return None;
+    }
+    let is_plain = server.scheme_str() == Some("http");
+    let mut proxy = read(if is_plain { "HTTP_PROXY" } else { "HTTPS_PROXY" })?;
+    if !proxy.contains("://") {
+        proxy.insert_str(0, "http://");
+    }
+    let matcher = Matcher::builder().all(proxy.as_str()).no(read("NO_PROXY").unwrap_or_default()).build();
+    matcher.intercept(server).is_some().then_some(proxy)
 }
 
 #[cfg(test)]
@@ -88,5 +125,29 @@ contexts:
         options.kubeconfig = Some(folder.path().join("missing"));
         let error = load(&options).unwrap_err();
         assert!(error.to_string().contains("missing"), "{error}");
+    }
+    #[test]
+    fn a_proxy_of_the_environment_is_chosen() {
+        let proxy = |server: &str, variables: &[(&str, &str)]| {
+            let config = kube::Config::new(server.parse().unwrap());
+            let value = |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned());
+            environment_proxy(&config, value)
+        };
+        let named = ("HTTPS_PROXY", "http://user:word@proxy.example.com:3128");
+        let one = "https://one.example.com:6443";
+        assert_eq!(proxy(one, &[]), None);
+        assert_eq!(proxy(one, &[("HTTPS_PROXY", "")]), None);
+        assert_eq!(proxy(one, &[named]).as_deref(), Some(named.1));
+        assert_eq!(proxy(one, &[("https_proxy", "proxy:3128")]).as_deref(), Some("http://proxy:3128"));
+        assert_eq!(proxy("http://one.example.com", &[named]), None);
+        for listed in ["one.example.com", "example.org, .example.com", "*"] {
+            assert_eq!(proxy(one, &[named, ("NO_PROXY", listed)]), None, "{listed}");
+        }
+        let elsewhere = [named, ("no_proxy", "two.example.com,proxy.example.com")];
+        assert_eq!(proxy(one, &elsewhere).as_deref(), Some(named.1));
+        assert_eq!(proxy("https://10.1.2.3:6443", &[named, ("NO_PROXY", "10.0.0.0/8")]), None);
+        for here in ["https://localhost:6443", "https://127.0.0.1:6443", "https://[::1]:6443"] {
+            assert_eq!(proxy(here, &[named]), None, "{here}");
+        }
     }
 }

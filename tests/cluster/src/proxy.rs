@@ -22,6 +22,8 @@ pub struct Proxy {
 #[derive(Debug, Default)]
 struct State {
     is_cut: AtomicBool,
+    /// Clients ask for the other end by CONNECT (RFC 9110, section 9.3.6), and get the one that there is.
+    is_asked: AtomicBool,
     /// All connections end when so much was passed on; 0 is never.
     cut_at_bytes: AtomicU64,
     is_halted: AtomicBool,
@@ -57,6 +59,11 @@ impl Proxy {
             }
         });
         Ok(Self { address, state })
+    }
+
+    /// Is a proxy that clients know about from now on.
+    pub fn expect_connect(&self) {
+        self.state.is_asked.store(true, Ordering::Relaxed);
     }
 
     /// Ends all connections, and every new one at once.
@@ -104,7 +111,19 @@ impl State {
     }
 }
 
-fn connect(client: TcpStream, target: SocketAddr, state: &Arc<State>) -> io::Result<()> {
+fn connect(mut client: TcpStream, target: SocketAddr, state: &Arc<State>) -> io::Result<()> {
+    if state.is_asked.load(Ordering::Relaxed) {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            client.read_exact(&mut byte)?;
+            head.extend(byte);
+        }
+        if !head.starts_with(b"CONNECT ") {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")?;
+    }
     let server = TcpStream::connect(target)?;
     state.streams().extend([client.try_clone()?, server.try_clone()?]);
     let busy = Arc::new(Mutex::new(Instant::now()));
