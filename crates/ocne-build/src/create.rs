@@ -12,6 +12,7 @@ use std::thread;
 use std::time::Instant;
 
 use ocne_bootimage::{Architecture, Conversion, ConvertOptions};
+use ocne_container::Delegation;
 use ocne_disk::{
     BlockDevice as _, BlockWrite as _, CommitPlan, CompressOptions, CompressSummary, ContentChecksums, Qcow2,
     Qcow2Error, write_compressed,
@@ -140,11 +141,13 @@ impl Run<'_> {
     /// Everything up to the verified output, here or in a pod.
     fn all(&mut self, timings: &mut Timings) -> Result<Built, BuildError> {
         if let Some(request) = pulling(self.request) {
+            // Before the pod, that nobody waits for one that can do nothing.
+            let delegation = delegate(&self.request.source)?;
             let started = Instant::now();
             self.pod = start_pod(&request, self.output, self.events, self.cancel)?;
             timings.pod = self.pod.as_ref().map(|_| milliseconds(started.elapsed()));
             if let Some(pod) = &self.pod {
-                return self.pull(pod, timings);
+                return self.pull(pod, &delegation, timings);
             }
         }
         let built = self.prepare_and_build(timings);
@@ -180,13 +183,17 @@ impl Run<'_> {
     }
 
     /// Has the pod fetch the image and convert it, and takes the output from it.
-    fn pull(&self, pod: &PodBuilder, timings: &mut Timings) -> Result<Built, BuildError> {
-        let delegation = delegate(&self.request.source)?;
+    fn pull(
+        &self,
+        pod: &PodBuilder,
+        delegation: &Delegation,
+        timings: &mut Timings,
+    ) -> Result<Built, BuildError> {
         let options = self.options()?;
         let mut made = None;
         // Fetch, conversion and writing overlap; the time of all is the fetch's.
         self.stage(Stage::Fetch, None, &mut timings.fetch, || {
-            let pulled = pod.pull(&delegation, self.output, &options, self.events, self.cancel);
+            let pulled = pod.pull(delegation, self.output, &options, self.events, self.cancel);
             let pulled = pulled.map_err(|e| match e {
                 BuildError::Remote { source: RemoteError::Transfer(TransferError::File(e)), .. } => {
                     self.output.write_error(0, e)

@@ -327,6 +327,7 @@ impl FetchError {
             Self::Reference(_) => text(
                 "references look like `registry.example.com/name:tag`, `oci-archive:FILE`, `oci:FOLDER`, `docker-archive:FILE` or `dir:FOLDER`",
             ),
+            Self::NotInARegistry { .. } => text("leave `--pull pod` out, or name an image in a registry"),
             Self::NoSpace { .. } => text("make room, or remove cached images with `ocne image cache prune`"),
             Self::SeveralImages { .. } => text("name one after the path, as in `oci-archive:PATH:NAME`"),
             Self::NoSuchPlatform { found, .. } if !found.is_empty() => {

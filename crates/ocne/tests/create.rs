@@ -232,6 +232,28 @@ fn refusals_leave_nothing() {
     assert_eq!(left, ["empty", "folder.oci"]);
 }
 
+/// No pod could fetch it, so no cluster is asked for one.
+#[test]
+fn an_archive_is_for_no_pod_to_fetch() {
+    let home = Home::new();
+    let image = small_image();
+    let said = home
+        .run(&[
+            "image",
+            "create",
+            "--arch",
+            "amd64",
+            "--builder",
+            "cluster",
+            "--pull",
+            "pod",
+            "--image",
+            &image,
+        ])
+        .failed(1);
+    assert!(said.contains("is not in a registry") && said.contains("hint: leave `--pull pod` out"), "{said}");
+}
+
 #[test]
 fn two_runs_to_one_output() {
     let home = Home::new();
