@@ -29,7 +29,8 @@ pub(super) struct Claim {
     done: bool,
 }
 
-fn failed(source: io::Error) -> FetchError {
+/// An output that the operating system does not let be written.
+pub(super) fn failed(source: io::Error) -> FetchError {
     FetchError::Io { action: "write the image", source }
 }
 

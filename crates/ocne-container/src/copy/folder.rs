@@ -7,7 +7,7 @@ use fs_err as fs;
 use fs_err::File;
 use serde::Serialize;
 
-use super::claim::Claim;
+use super::claim::{Claim, failed};
 use super::content::{Blob, Content};
 use crate::digest::Digest;
 use crate::error::FetchError;
@@ -36,10 +36,6 @@ pub(super) struct Folder {
     form: Form,
     /// The folder is a layout already, which gets one more image.
     grows: bool,
-}
-
-fn failed(source: io::Error) -> FetchError {
-    FetchError::Io { action: "write the image", source }
 }
 
 impl Folder {

@@ -11,7 +11,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tar::{EntryType, Header};
 
-use super::claim::Claim;
+use super::claim::{Claim, failed};
 use super::content::{Blob, Content, SingleImage};
 use super::folder::{OCI_LAYOUT, index};
 use crate::digest::Digest;
@@ -45,10 +45,6 @@ pub(super) struct Tarball {
     /// For each layer of the one image what it is, uncompressed.
     layers: Vec<(Digest, Digest)>,
     config: Option<Digest>,
-}
-
-fn failed(source: io::Error) -> FetchError {
-    FetchError::Io { action: "write the image", source }
 }
 
 impl Tarball {
