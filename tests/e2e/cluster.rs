@@ -63,7 +63,7 @@ pub fn on_the_cluster(bench: &Bench, tests: &[(&'static str, Test)]) -> Vec<Tria
 /// What all tests here share: the agent's program, static, an image with a shell, and the image that
 /// `make builder-image` makes, but for the agent's profile.
 pub struct Means {
-    agents: PathBuf,
+    pub agents: PathBuf,
     pub shell_image: String,
     pub agent_image: String,
 }

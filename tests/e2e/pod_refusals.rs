@@ -1,13 +1,17 @@
 //! What a user reads when a cluster says no: every message as it was reviewed, the exit status, nothing made, nothing left.
 
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Failed, Trial};
 
 use crate::cluster::{Site, on_the_cluster};
+use crate::pod_transfer::{over_proxy, seeded};
 use crate::support::{Bench, must, text};
+
+/// What a cluster does by itself, it does within this.
+const SOON: Duration = Duration::from_mins(1);
 
 pub fn trials(bench: &Bench) -> Vec<Trial> {
     on_the_cluster(
@@ -24,6 +28,7 @@ pub fn trials(bench: &Bench) -> Vec<Trial> {
             ("refusal::image_without_shell", image_without_shell),
             ("refusal::too_little_memory", too_little_memory),
             ("refusal::deadline", deadline),
+            ("refusal::scratch_too_small", scratch_too_small),
             ("refusal::certificate_expired", certificate_expired),
             ("refusal::context_not_there", context_not_there),
             ("refusal::kubeconfig_not_there", kubeconfig_not_there),
@@ -51,8 +56,12 @@ fn stable(site: &Site, said: &str) -> String {
 }
 
 /// A build that has to be refused, in the words of the snapshot of this name.
-fn refused(site: &Site, name: &str, code: i32, mut build: Command) -> Result<(), Failed> {
+pub fn refused(site: &Site, name: &str, code: i32, mut build: Command) -> Result<(), Failed> {
     let out = build.stdin(Stdio::null()).output()?;
+    refused_so(site, name, code, &out)
+}
+
+fn refused_so(site: &Site, name: &str, code: i32, out: &Output) -> Result<(), Failed> {
     let said = text(&out.stderr);
     if out.status.code() != Some(code) {
         return Err(format!("{}, not {code}: {said}", out.status).into());
@@ -217,6 +226,39 @@ fn too_little_memory(site: &Site) -> Result<(), Failed> {
 fn deadline(site: &Site) -> Result<(), Failed> {
     let c = with_agent_image(site, &["--node-selector", "disk=fast", "--pod-deadline", "2"]);
     refused(site, "deadline", 1, c)
+}
+
+/// The agent's program fits, the image does not: in the node's memory writing fails, on its disk the pod is evicted.
+fn scratch_too_small(site: &Site) -> Result<(), Failed> {
+    let mut own = site.another(&format!("{}-large", site.namespace))?;
+    own.case.make("--small --payload-mib 80")?;
+    let small = |volume| {
+        seeded(&own, "cluster", &["--transfer", "full", "--scratch", volume, "--scratch-size", "48"])
+    };
+    refused(&own, "scratch_in_memory_too_small", 1, small("memory"))?;
+
+    let line = over_proxy(&own)?;
+    let mut child = small("emptydir").stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let begun = Instant::now();
+    while line.passed_bytes() < 64 << 20 {
+        if child.try_wait()?.is_some() {
+            let said = text(&child.wait_with_output()?.stderr);
+            return Err(format!("over after {} bytes: {said}", line.passed_bytes()).into());
+        }
+        sleep(Duration::from_millis(5));
+    }
+    // The kubelet measures volumes every ten seconds: until then the rest has to wait.
+    line.halt();
+    let phase = "jsonpath={.items[*].status.phase}";
+    while own.kubectl(&["get", "pods", "-n", &own.namespace, "-o", phase])? != "Failed" {
+        if begun.elapsed() > SOON {
+            return Err("the pod is not evicted".into());
+        }
+        sleep(Duration::from_millis(200));
+    }
+    line.cut();
+    line.mend();
+    refused_so(&own, "scratch_too_small", 1, &child.wait_with_output()?)
 }
 
 fn certificate_expired(site: &Site) -> Result<(), Failed> {

@@ -1,5 +1,7 @@
 //! What travels to a builder pod and back: the same image whichever way it is made, over connections that break.
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -8,6 +10,7 @@ use libtest_mimic::{Failed, Trial};
 use ocne_test_cluster::Proxy;
 
 use crate::cluster::{Site, on_the_cluster};
+use crate::pod_refusals::refused;
 use crate::support::{Bench, Random, must, text};
 use crate::variants;
 
@@ -29,6 +32,7 @@ pub fn trials(bench: &Bench) -> Vec<Trial> {
             ("transfer::a_pod_that_is_deleted", a_pod_that_is_deleted),
             ("transfer::a_client_that_is_killed", a_client_that_is_killed),
             ("transfer::the_pod_fetches_the_image", the_pod_fetches_the_image),
+            ("transfer::two_versions", two_versions),
         ],
     )
 }
@@ -173,7 +177,7 @@ fn by_a_proxy(site: &Site) -> Result<(), Failed> {
 }
 
 /// The same over a line to the API server that this test has in its hand.
-fn over_proxy(site: &Site) -> Result<Proxy, Failed> {
+pub fn over_proxy(site: &Site) -> Result<Proxy, Failed> {
     let config = site.kubectl(&["config", "view", "--raw", "--flatten"])?;
     let server = config.lines().find_map(|l| l.trim().strip_prefix("server: https://"));
     let server = server.ok_or("no server")?.to_owned();
@@ -272,6 +276,61 @@ fn killed_while_it_has_a_pod(
         must(&mut build(), "a build after one that was killed at its end")?;
     }
     Err("every build was too quick".into())
+}
+
+/// The same program as of a release that speaks another version of the protocol.
+fn of_another_release(program: &Path, to: &Path) -> Result<(), Failed> {
+    let mut sed = Command::new("sed");
+    // Compilers cut the name of the protocol, `ocne-transfer/1`, into words of eight bytes.
+    sed.env("LC_ALL", "C").arg("s|ansfer/1|ansfer/2|g").arg(program);
+    let other = must(&mut sed, "sed")?.stdout;
+    if other == fs_err::read(program)? {
+        return Err(format!("no protocol in {}", program.display()).into());
+    }
+    fs_err::write(to, other)?;
+    Ok(fs_err::set_permissions(to, PermissionsExt::from_mode(0o755))?)
+}
+
+/// Programs of two releases: each brings its own agent, knows a builder image of the other, and cleans up after it.
+fn two_versions(site: &Site) -> Result<(), Failed> {
+    must(&mut seeded(site, "local", &[]), "the build here")?;
+    let wanted = sha256(site)?;
+    fs_err::remove_file(site.case.result())?;
+    let mut other = site.another(&format!("{}-other", site.namespace))?;
+    let (program, agent) = (other.case.dir.join("ocne"), "ocne-agent-amd64");
+    of_another_release(site.case.program(), &program)?;
+    of_another_release(&site.means.agents.join(agent), &other.case.dir.join(agent))?;
+    other.case.boot.clone_from(&site.case.boot);
+    other.case.take_program(program);
+    let of_other = |other: &Site, extra: &[&str]| {
+        let mut c = seeded(other, "cluster", extra);
+        c.env("OCNE_AGENT_DIR", &other.case.dir);
+        c
+    };
+
+    // At once, in one namespace.
+    let mut child = seeded(site, "cluster", &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    must(&mut of_other(&other, &[]), "the build of the other release")?;
+    if !child.wait()?.success() || sha256(site)? != wanted || sha256(&other)? != wanted {
+        return Err("two releases at once are in each other's way".into());
+    }
+    site.assert_nothing_left()?;
+
+    fs_err::remove_file(other.case.result())?;
+    let mut c = other.case.create_by("cluster", &site.case.boot, &[]);
+    other.in_cluster(&mut c, &site.means.agent_image);
+    refused(&other, "agent_of_another_release", 1, c)?;
+
+    // The program was replaced after a run of it had been killed.
+    let line = over_proxy(site)?;
+    other.write_kubeconfig(&fs_err::read_to_string(&site.kubeconfig)?)?;
+    other.case.out.clone_from(&site.case.out);
+    let pod = killed_while_it_has_a_pod(site, &line, || seeded(site, "cluster", &["--transfer", "full"]))?;
+    let said = text(&must(&mut of_other(&other, &["--transfer", "full"]), "the next run")?.stderr);
+    if said.contains(&pod) || sha256(site)? != wanted {
+        return Err(format!("after {pod}: {said}").into());
+    }
+    site.assert_nothing_left()
 }
 
 fn a_pod_that_is_deleted(site: &Site) -> Result<(), Failed> {

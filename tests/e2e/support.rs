@@ -147,6 +147,16 @@ impl Case {
         Self::new(&self.program, self.dir.with_file_name(name))
     }
 
+    /// Runs another program from now on.
+    pub fn take_program(&mut self, program: PathBuf) {
+        self.program = program;
+    }
+
+    /// The program that it runs.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     pub fn result(&self) -> PathBuf {
         self.out.join("boot.oci")
     }

@@ -17,6 +17,9 @@ const TICK: Duration = Duration::from_millis(250);
 /// A session touches the file at most this often.
 const TOUCH_EVERY: Duration = Duration::from_secs(1);
 
+/// What to do when the scratch volume is full.
+pub const SCRATCH_HINT: &str = "give the pod more with `--scratch-size`, or another volume with `--scratch`";
+
 /// The pod's scratch volume.
 pub fn scratch_folder() -> PathBuf {
     std::env::var_os("OCNE_AGENT_SCRATCH").unwrap_or_else(|| SCRATCH.into()).into()
@@ -44,7 +47,8 @@ impl Heartbeat {
         }
     }
 
-    /// Returns when no client was heard for so long, or the pod is told to end.
+    /// Returns when no client was heard for so long. To be told to end before that is an error: the kubelet forgets that it
+    /// evicted a pod whose program ends well.
     pub fn wait(&mut self, idle_timeout: Duration) -> Result<(), String> {
         // The first process of a pod gets only the signals that it asks for.
         let told = Arc::new(AtomicBool::new(false));
@@ -66,6 +70,6 @@ impl Heartbeat {
                 return Ok(());
             }
         }
-        Ok(())
+        Err("this pod was told to end".to_owned())
     }
 }

@@ -10,7 +10,7 @@ use ocne_transfer::messages::Failure;
 use ocne_transfer::{Channel, with_causes};
 use serde_json::{Value, json};
 
-use crate::heartbeat::{Heartbeat, scratch_folder};
+use crate::heartbeat::{Heartbeat, SCRATCH_HINT, scratch_folder};
 
 /// Fetches the image that `source` (a [`Delegation`]) names into the scratch folder, unless a session before has.
 ///
@@ -25,7 +25,10 @@ where
     let delegation: Delegation = serde_json::from_value(source).map_err(senseless)?;
     let disk_path = delegation.disk_path.clone();
     let refused = |e: FetchError| {
-        let hint = e.hint();
+        let hint = match &e {
+            FetchError::NoSpace { .. } => Some(SCRATCH_HINT.to_owned()),
+            e => e.hint(),
+        };
         Failure { code: "fetch".into(), message: with_causes(&e), hint }
     };
     let (fetcher, reference, platform) =

@@ -13,7 +13,7 @@ use ocne_transfer::{
     CODE_AGAIN, Channel, TransferError, agent, receive_whole, send_whole, sha256_of, with_causes,
 };
 
-use crate::heartbeat::{Heartbeat, scratch_folder};
+use crate::heartbeat::{Heartbeat, SCRATCH_HINT, scratch_folder};
 use crate::image_file::ImageFile;
 use crate::log;
 use crate::pull::pull;
@@ -81,7 +81,7 @@ where
                     return Err(give_up(&mut channel, Failure { code, message, hint: None }));
                 }
                 Err(error @ TransferError::File(_)) => {
-                    let hint = Some("give the pod another scratch volume with `--scratch`".to_owned());
+                    let hint = Some(SCRATCH_HINT.to_owned());
                     let message = with_causes(&error);
                     return Err(give_up(&mut channel, Failure { code: "scratch".into(), message, hint }));
                 }

@@ -1,6 +1,6 @@
 //! The built agent, spoken to as the client does it: the same conversion as in one process, in few rounds.
 
-use std::io::{Read, Write as _};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::AtomicBool;
@@ -227,4 +227,20 @@ fn a_pod_ends_when_nobody_is_heard() {
     assert!(output.status.success());
     assert!(begun.elapsed() >= Duration::from_secs(1));
     assert!(String::from_utf8(output.stderr).unwrap().contains("no client was heard"));
+}
+
+#[test]
+fn a_pod_that_is_told_to_end_has_not_ended_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut agent = Command::new(env!("CARGO_BIN_EXE_ocne-agent"))
+        .arg("wait")
+        .env("OCNE_AGENT_SCRATCH", dir.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(agent.stderr.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().contains("waiting for a client"));
+    assert!(Command::new("kill").arg(agent.id().to_string()).status().unwrap().success());
+    assert_eq!(agent.wait().unwrap().code(), Some(1));
+    assert!(lines.next().unwrap().unwrap().contains("told to end"));
 }

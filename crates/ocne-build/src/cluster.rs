@@ -46,6 +46,8 @@ const STATUS_WAIT: Duration = Duration::from_secs(1);
 const KILLED: i32 = 128 + 9;
 /// How often a running session looks whether it shall end.
 const TICK: Duration = Duration::from_millis(50);
+/// What a pod needs on its scratch volume beside an image: the agent's program and small files.
+const SCRATCH_SPARE_BYTES: u64 = 64 << 20;
 /// The container image that has a shell only.
 pub const SHELL_IMAGE: &str = "container-registry.oracle.com/os/oraclelinux:8";
 /// Builder images are known by the last part of their name.
@@ -57,6 +59,8 @@ pub struct ClusterSettings {
     pub connect: ConnectOptions,
     /// What the pod has to be.
     pub pod: PodSpec,
+    /// The size of the pod's scratch volume was asked for; otherwise it follows from the image.
+    pub scratch_is_fixed: bool,
     /// How the image gets into the pod.
     pub transfer: Transfer,
     /// Leave the pod when the build ends.
@@ -96,7 +100,14 @@ impl ClusterSettings {
         let last = repository.rsplit('/').next().unwrap_or(repository);
         let has_agent = last.split(':').next() == Some(AGENT_IMAGE_NAME);
         pod.entry = if has_agent { PodEntry::Agent } else { PodEntry::Shell };
-        Self { connect, pod, transfer: Transfer::default(), keep_pod: false }
+        Self { connect, pod, scratch_is_fixed: false, transfer: Transfer::default(), keep_pod: false }
+    }
+
+    /// Sizes the pod's scratch volume for an image that it keeps, unless somebody did.
+    pub(crate) fn make_room(&mut self, image_bytes: u64) {
+        if !self.scratch_is_fixed {
+            self.pod.scratch_bytes = image_bytes.saturating_add(SCRATCH_SPARE_BYTES);
+        }
     }
 }
 

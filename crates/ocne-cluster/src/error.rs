@@ -296,7 +296,7 @@ impl ClusterError {
             Self::Evicted { message, .. }
                 if message.contains("EmptyDir") || message.contains("ephemeral") =>
             {
-                text("take another volume with `--scratch pvc` or `--scratch memory`")
+                text("give it more with `--scratch-size`, or take another volume with `--scratch pvc`")
             }
             Self::Evicted { .. } => {
                 text("the node is short of something; choose another with `--node-selector`")

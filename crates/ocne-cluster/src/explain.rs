@@ -1,6 +1,6 @@
 //! Why a pod ended, read from its status. Pure: a pod and a Job in, the error out.
 
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::batch::v1::{Job, JobCondition};
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, Pod, PodCondition};
 
 use crate::error::ClusterError;
@@ -42,12 +42,17 @@ pub(crate) fn ended(pod: &Pod, job: Option<&Job>) -> Option<ClusterError> {
     None
 }
 
+/// What the Job says of its failure, once it has seen it.
+pub(crate) fn job_failure(job: &Job) -> Option<&JobCondition> {
+    let conditions = job.status.as_ref()?.conditions.as_deref().unwrap_or_default();
+    conditions.iter().find(|condition| {
+        matches!(condition.type_.as_str(), "Failed" | "FailureTarget") && condition.status == "True"
+    })
+}
+
 /// Why the Job ended its pods.
 pub(crate) fn job_ended(job: &Job, pod: &str) -> Option<ClusterError> {
-    let conditions = job.status.as_ref()?.conditions.as_deref().unwrap_or_default();
-    let failed = conditions.iter().find(|condition| {
-        matches!(condition.type_.as_str(), "Failed" | "FailureTarget") && condition.status == "True"
-    })?;
+    let failed = job_failure(job)?;
     let message = failed.message.clone().unwrap_or_default();
     // The others (`BackoffLimitExceeded`) follow from what the pod itself says better.
     (failed.reason.as_deref() == Some("DeadlineExceeded"))

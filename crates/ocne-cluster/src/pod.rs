@@ -19,8 +19,8 @@ use crate::manifest::{CONTAINER, INSTANCE};
 const EXEC_TIMEOUT: Duration = Duration::from_secs(30);
 /// A program that ended is in the pod's status after that long at most.
 const STATUS_DELAY: Duration = Duration::from_secs(5);
-/// The Job controller deletes a pod first and says why afterwards.
-const REASON_DELAY: Duration = Duration::from_secs(2);
+/// The Job controller deletes a pod first and says why afterwards. It says something of each pod that it loses.
+const REASON_DELAY: Duration = Duration::from_secs(10);
 /// A pod that has been deleted is gone after that.
 const GONE_TIMEOUT: Duration = Duration::from_mins(1);
 /// A controller has seen a deletion after that.
@@ -121,7 +121,8 @@ impl BuilderPod {
         }
     }
 
-    /// After a connection was lost: why the pod ended, or none when it still runs. Takes up to 5 s to be sure of that.
+    /// After a connection was lost: why the pod ended, or none when it still runs. Takes up to 5 s to be sure of that,
+    /// and up to 10 s to hear who deleted it.
     /// When the cluster cannot be asked, that is the explanation.
     pub async fn explain_end(&self) -> Option<ClusterError> {
         let start = Instant::now();
@@ -152,7 +153,9 @@ impl BuilderPod {
         };
         Ok(match end {
             None => End::None,
-            Some(error @ ClusterError::Deleted { .. }) => End::Unexplained(error),
+            Some(error @ ClusterError::Deleted { .. }) if explain::job_failure(&job).is_none() => {
+                End::Unexplained(error)
+            }
             Some(error) => End::Explained(error),
         })
     }

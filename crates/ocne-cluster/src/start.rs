@@ -14,11 +14,11 @@ use crate::api::{Failure, PATIENCE, once, optional, patiently};
 use crate::cluster::Cluster;
 use crate::error::ClusterError;
 use crate::event::ClusterEvent;
-use crate::explain::job_ended;
+use crate::explain::{job_ended, job_failure};
 use crate::manifest::{self, CREATED_BY};
 use crate::pod::{BuilderPod, remove_job};
 use crate::spec::{PodEntry, PodSpec};
-use crate::wait::{Patience, Standing, standing, without_pod};
+use crate::wait::{Patience, Standing, standing, waits, without_pod};
 
 /// Most pods run within a second or two, and a build waits for them.
 const FIRST_POLLS: Duration = Duration::from_millis(100);
@@ -220,26 +220,39 @@ impl Cluster {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         let parameters = ListParams::default().labels(&format!("{}={job}", manifest::INSTANCE));
         let pod = patiently(|| pods.list(&parameters)).await.map_err(failed)?.items.into_iter().next();
-        if let Some(pod) = pod {
-            let name = pod.metadata.name.clone().unwrap_or_default();
-            let now = match standing(&pod, &[]) {
-                Standing::Waiting { .. } => standing(&pod, &self.events_of(namespace, &name).await),
-                now => now,
-            };
-            return Ok((Some(pod), now));
-        }
-        let jobs: Api<Job> = Api::namespaced(self.client.clone(), namespace);
-        let now = match optional(patiently(|| jobs.get(job)).await).map_err(failed)? {
-            None => Standing::Failed(ClusterError::Deleted {
-                pod: job.to_owned(),
-                message: "its Job is gone".to_owned(),
-            }),
-            Some(found) => match job_ended(&found, job) {
-                Some(error) => Standing::Failed(error),
-                None => without_pod(job, namespace, &self.events_of(namespace, job).await),
-            },
+        let Some(pod) = pod else {
+            return Ok((None, Box::pin(self.without_its_pod(namespace, job, None)).await?));
         };
-        Ok((None, now))
+        let name = pod.metadata.name.clone().unwrap_or_default();
+        let now = match standing(&pod, &[]) {
+            Standing::Waiting { .. } => standing(&pod, &self.events_of(namespace, &name).await),
+            Standing::Failed(error @ ClusterError::Deleted { .. }) => {
+                Box::pin(self.without_its_pod(namespace, job, Some(error))).await?
+            }
+            now => now,
+        };
+        Ok((Some(pod), now))
+    }
+
+    /// How far a Job is that has no pod, or one that has been deleted: why, the Job knows.
+    async fn without_its_pod(
+        &self,
+        namespace: &str,
+        job: &str,
+        deleted: Option<ClusterError>,
+    ) -> Result<Standing, ClusterError> {
+        let failed = |failure: Failure| failure.into_error(&self.server, &format!("look at the Job `{job}`"));
+        let gone = |message: &str| ClusterError::Deleted { pod: job.to_owned(), message: message.to_owned() };
+        let jobs: Api<Job> = Api::namespaced(self.client.clone(), namespace);
+        let Some(found) = optional(patiently(|| jobs.get(job)).await).map_err(failed)? else {
+            return Ok(Standing::Failed(gone("its Job is gone")));
+        };
+        Ok(match (job_ended(&found, job), job_failure(&found), deleted) {
+            (Some(error), _, _) => Standing::Failed(error),
+            (None, Some(_), deleted) => Standing::Failed(deleted.unwrap_or_else(|| gone(""))),
+            (None, None, Some(error)) => waits(error, Patience::Brief),
+            (None, None, None) => without_pod(job, namespace, &self.events_of(namespace, job).await),
+        })
     }
 
     /// What happened to an object. Without the right to know, nothing.

@@ -100,7 +100,8 @@ pub(crate) fn without_pod(job: &str, namespace: &str, events: &[Event]) -> Stand
     waits(ClusterError::Refused { rule, object, namespace: namespace.to_owned(), message }, patience)
 }
 
-fn waits(error: ClusterError, patience: Patience) -> Standing {
+/// It waits, and what it waits for is what it would fail with.
+pub(crate) fn waits(error: ClusterError, patience: Patience) -> Standing {
     Standing::Waiting { reason: error.to_string(), patience, error }
 }
 
@@ -109,7 +110,7 @@ fn unscheduled(pod: &Pod, name: String) -> Standing {
         Some(condition) if condition.status == "False" => {
             let reason = condition.message.clone().or_else(|| condition.reason.clone()).unwrap_or_default();
             waits(
-                ClusterError::Unschedulable { pod: name, reason: runtime_words(&reason) },
+                ClusterError::Unschedulable { pod: name, reason: runtime_words(of_the_nodes(&reason)) },
                 Patience::AsLongAsAsked,
             )
         }
@@ -119,6 +120,13 @@ fn unscheduled(pod: &Pod, name: String) -> Standing {
             Standing::Waiting { reason, patience: Patience::Retries, error }
         }
     }
+}
+
+/// What the scheduler says of the nodes, without what it tried besides.
+fn of_the_nodes(message: &str) -> &str {
+    let besides = [" no new claims to deallocate", " preemption: "];
+    let end = besides.iter().filter_map(|words| message.find(words)).min();
+    end.map_or(message, |end| message[..end].trim_end_matches(','))
 }
 
 /// An image that could not be pulled, so far.
@@ -232,6 +240,8 @@ mod tests {
             "0/3 nodes are available: 1 Insufficient memory, 2 Insufficient cpu.",
             "0/1 nodes are available: 1 node(s) had untolerated taint {dedicated: images}.",
             "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.",
+            "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.",
+            "0/1 nodes are available: 1 Too many pods. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.",
         ];
         insta::assert_snapshot!(messages.map(|message| waiting(&unscheduled_pod(message), &[])).join("\n"));
     }

@@ -20,8 +20,6 @@ use crate::source::{BootSource, look_up};
 const TICK: Duration = Duration::from_millis(50);
 /// What a pod's scratch volume gets for an image whose size nobody here knows.
 const SCRATCH_UNKNOWN_BYTES: u64 = 4 << 30;
-/// What a pod's scratch volume needs beside an image: the agent's program and small files.
-const SCRATCH_SPARE_BYTES: u64 = 64 << 20;
 
 /// A source, and what may have started beside it.
 pub(super) struct Prepared {
@@ -43,7 +41,7 @@ pub(super) fn prepare(run: &Run<'_>, timings: &mut Timings) -> Result<Prepared, 
         Builder::Cluster(settings) | Builder::Auto(settings) if settings.transfer == Transfer::Full => {
             // How large the pod's volume has to be is known when the image is here.
             let source = run.fetch(run.cancel, timings)?;
-            settings.pod.scratch_bytes = source.identity()?.size_bytes + SCRATCH_SPARE_BYTES;
+            settings.make_room(source.identity()?.size_bytes);
             first = Some(source);
         }
         Builder::Cluster(_) | Builder::Auto(_) => {}
@@ -98,7 +96,7 @@ pub(super) fn pulling(request: &CreateRequest) -> Option<CreateRequest> {
     };
     let mut request = request.clone();
     if let Builder::Cluster(settings) | Builder::Auto(settings) = &mut request.builder {
-        settings.pod.scratch_bytes = size_bytes.saturating_add(SCRATCH_SPARE_BYTES);
+        settings.make_room(size_bytes);
     }
     Some(request)
 }

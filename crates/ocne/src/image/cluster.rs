@@ -40,6 +40,9 @@ pub struct ClusterArguments {
     /// Scratch volume of the pod: emptydir, memory, or pvc, which may name a storage class
     #[arg(long, value_name = "VOLUME[:CLASS]", default_value = "emptydir")]
     scratch: Scratch,
+    /// Size of the scratch volume, in MiB [default: what the image takes]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(16..=1 << 20))]
+    scratch_size: Option<u64>,
     /// Memory that the pod may use, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 128, value_parser = clap::value_parser!(u64).range(16..=1 << 20))]
     pod_memory: u64,
@@ -113,6 +116,9 @@ impl ClusterArguments {
         pod.image_pull_secrets.clone_from(&self.image_pull_secret);
         pod.service_account.clone_from(&self.service_account);
         pod.scratch = self.scratch.clone();
+        if let Some(mib) = self.scratch_size {
+            pod.scratch_bytes = mib << 20;
+        }
         pod.memory_bytes = self.pod_memory << 20;
         pod.pod_wait = Duration::from_secs(self.pod_wait);
         pod.deadline = Duration::from_secs(self.pod_deadline);
@@ -124,6 +130,7 @@ impl ClusterArguments {
             TransferChoice::Auto | TransferChoice::Blocks => Transfer::Blocks,
             TransferChoice::Full => Transfer::Full,
         };
+        cluster.scratch_is_fixed = self.scratch_size.is_some();
         cluster.keep_pod = self.keep_pod;
         cluster
     }
