@@ -31,7 +31,12 @@ fn main() -> ExitCode {
     trials.extend(boot::trials(&bench));
     trials.extend(deploy::trials(&bench));
     trials.extend(ostree::trials(&bench));
+    let is_whole = arguments.filter.is_none() && !arguments.list && !arguments.exact;
+    let ahead = is_whole.then(cluster::build_agents_ahead);
     let here = libtest_mimic::run(&arguments, trials);
+    if let Some(mut agents) = ahead.flatten() {
+        let _ = agents.wait(); // the first test on the cluster builds again what is missing, and says why
+    }
     // By themselves: the mount namespaces of a node and its pods keep copies of what is mounted when they are made, and
     // a file system that a fixture unmounts meanwhile would stay open there, its log not yet written back.
     let mut trials = cluster::trials(&bench);
@@ -39,6 +44,8 @@ fn main() -> ExitCode {
     trials.extend(pod_refusals::trials(&bench));
     trials.extend(pod_transfer::trials(&bench));
     trials.extend(deploy::cluster_trials(&bench));
+    // These wait for the cluster most of the time.
+    arguments.test_threads = arguments.test_threads.map(|threads| threads * 2);
     let on_the_cluster = libtest_mimic::run(&arguments, trials);
     arguments.test_threads = Some(1);
     let restarts = libtest_mimic::run(&arguments, pod_restarts::trials(&bench));
