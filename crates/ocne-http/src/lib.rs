@@ -9,11 +9,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use backon::BackoffBuilder as _;
 use fs_err as fs;
+use jiff::Timestamp;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Certificate, Client, ClientBuilder, NoProxy, Proxy, StatusCode};
-
-const MONTHS: [&str; 12] =
-    ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
 /// How the network is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -240,73 +238,19 @@ pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(http_date(value)?.duration_since(SystemTime::now()).unwrap_or_default())
 }
 
-/// A date such as `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110, 5.6.7). The two obsolete forms are not read.
+/// A date such as `Sun, 06 Nov 1994 08:49:37 GMT`, or in one of the two obsolete forms (RFC 9110, 5.6.7).
 pub fn http_date(text: &str) -> Option<SystemTime> {
-    let mut words = text.split_once(", ")?.1.split(' ');
-    let day: u64 = words.next()?.parse().ok().filter(|day| (1..=31).contains(day))?;
-    let month = words.next().and_then(|name| MONTHS.iter().position(|month| *month == name))? as u64;
-    let year: u64 = words.next()?.parse().ok().filter(|year| (1970..=9999).contains(year))?;
-    let mut clock = words.next()?.splitn(3, ':').map(|part| part.parse::<u64>().ok().filter(|n| *n < 61));
-    let (hours, minutes, seconds) = (clock.next()??, clock.next()??, clock.next()??);
-    if words.next() != Some("GMT") {
-        return None;
-    }
-    // Days since 1970: years that begin in March put the day of the leap year at their end.
-    let (year, month) = if month < 2 { (year - 1, month + 10) } else { (year, month - 2) };
-    let days = year * 365 + year / 4 - year / 100 + year / 400 + (month * 306 + 5) / 10 + day - 1;
-    let days = days.checked_sub(719_468)?;
-    UNIX_EPOCH.checked_add(Duration::from_secs(((days * 24 + hours) * 60 + minutes) * 60 + seconds))
+    httpdate::parse_http_date(text).ok()
 }
 
 /// The same form of a time; one before 1970 is taken for 1970.
 pub fn format_http_date(time: SystemTime) -> String {
-    let date = Date::of(time);
-    let Date { weekday, year, month, day, hours, minutes, seconds } = date;
-    let weekday = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"][weekday];
-    let month = MONTHS[month];
-    format!("{weekday}, {day:02} {month} {year:04} {hours:02}:{minutes:02}:{seconds:02} GMT")
+    httpdate::fmt_http_date(time.max(UNIX_EPOCH))
 }
 
-/// A time as RFC 3339 in UTC; one before 1970 is taken for 1970.
+/// A time as RFC 3339 in UTC, in whole seconds.
 pub fn format_rfc3339(time: SystemTime) -> String {
-    let Date { year, month, day, hours, minutes, seconds, .. } = Date::of(time);
-    format!("{year:04}-{:02}-{day:02}T{hours:02}:{minutes:02}:{seconds:02}Z", month + 1)
-}
-
-/// A time of the calendar. Weekdays are counted from Thursday, months from January, both from 0.
-struct Date {
-    weekday: usize,
-    year: u64,
-    month: usize,
-    day: u64,
-    hours: u64,
-    minutes: u64,
-    seconds: u64,
-}
-
-impl Date {
-    fn of(time: SystemTime) -> Self {
-        let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let (days, second) = (seconds / 86_400, seconds % 86_400);
-        // Eras of 400 years that begin on 1 March, so that leap days are last.
-        let from_era = days + 719_468;
-        let (era, day_of_era) = (from_era / 146_097, from_era % 146_097);
-        let year_of_era =
-            (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        let from_march = (5 * day_of_year + 2) / 153;
-        let month = if from_march < 10 { from_march + 2 } else { from_march - 10 };
-        Self {
-            // 1 January 1970 was a Thursday.
-            weekday: usize::try_from(days % 7).unwrap_or(0),
-            year: year_of_era + era * 400 + u64::from(month < 2),
-            month: usize::try_from(month).unwrap_or(0),
-            day: day_of_year - (153 * from_march + 2) / 5 + 1,
-            hours: second / 3600,
-            minutes: second / 60 % 60,
-            seconds: second % 60,
-        }
-    }
+    format!("{:.0}", Timestamp::try_from(time).unwrap_or(Timestamp::MAX))
 }
 
 #[cfg(test)]
