@@ -15,7 +15,7 @@ pub fn trials(bench: &Bench) -> Vec<Trial> {
 }
 
 /// Oracle's command line, ready to start; what it prints is JSON.
-fn oci(cloud: &Cloud, arguments: &[&str]) -> Result<Value, Failed> {
+pub fn oci(cloud: &Cloud, arguments: &[&str]) -> Result<Value, Failed> {
     let mut command = Command::new(cloud.clients().join("oci"));
     command.args(["--endpoint", cloud.text("endpoint")]).args(arguments).env_clear();
     command.env("HOME", &cloud.home).env("OCI_CLI_CONFIG_FILE", cloud.text("config"));

@@ -10,6 +10,7 @@ mod faults;
 mod identity;
 mod import;
 mod network;
+mod registry;
 mod resume;
 mod whole;
 
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
     trials.extend(export::trials(&bench));
     trials.extend(clients::trials(&bench));
     trials.extend(network::trials(&bench));
+    trials.extend(registry::trials(&bench));
     trials.extend(faults::trials(&bench));
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -4,6 +4,8 @@
 //! anew ([`Client`]); what the service refuses becomes a [`ServiceError`] with its `opc-request-id` and, where it is
 //! known, what would allow it.
 
+mod artifacts;
+mod auth_token;
 mod client;
 mod compute;
 mod config;
@@ -23,6 +25,8 @@ mod token;
 mod whoami;
 mod work_request;
 
+pub use artifacts::ContainerRepository;
+pub use auth_token::AuthToken;
 pub use client::{Client, ClientOptions, Retry};
 pub use compute::{
     CreateImage, Image, ImageSource, LaunchOptions, NewImage, ShapeCompatibility, SourceImageType,

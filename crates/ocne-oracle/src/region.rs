@@ -18,13 +18,15 @@ pub enum Service {
     Compute,
     /// Buckets and objects.
     ObjectStorage,
+    /// Repositories of container images.
+    Artifacts,
 }
 
 impl Service {
     /// What every path of the service begins with.
     pub(crate) fn base_path(self) -> &'static str {
         match self {
-            Self::Identity | Self::Compute => "/20160918",
+            Self::Identity | Self::Compute | Self::Artifacts => "/20160918",
             Self::ObjectStorage => "",
         }
     }
@@ -98,9 +100,21 @@ impl Region {
             (Some(domain), Service::Identity) => format!("identity.{name}.oci.{domain}"),
             (Some(domain), Service::Compute) => format!("iaas.{name}.{domain}"),
             (Some(domain), Service::ObjectStorage) => format!("objectstorage.{name}.{domain}"),
+            (Some(domain), Service::Artifacts) => format!("artifacts.{name}.oci.{domain}"),
+            (None, Service::Artifacts) => format!("artifacts.{name}"),
             (None, Service::Identity) => format!("identity.{name}"),
             (None, Service::Compute) => format!("iaas.{name}"),
             (None, Service::ObjectStorage) => format!("objectstorage.{name}"),
+        }
+    }
+
+    /// Name of the host of the registry of container images: by the region's key where there is one, as everybody writes it.
+    pub fn registry_host(&self) -> String {
+        let row = table(REGIONS).find(|row| row.first() == Some(&self.name.as_str()));
+        match (&self.domain, row.as_deref()) {
+            (Some(domain), Some([_, key, _])) if domain == COMMERCIAL_DOMAIN => format!("{key}.ocir.io"),
+            (Some(domain), _) => format!("ocir.{}.oci.{domain}", self.name),
+            (None, _) => format!("ocir.{}", self.name),
         }
     }
 
@@ -148,6 +162,10 @@ mod tests {
         assert_eq!(host("eu-madrid-2", Service::ObjectStorage), "objectstorage.eu-madrid-2.oraclecloud.eu");
         assert_eq!(host("brand-new-1", Service::Compute), "iaas.brand-new-1.oraclecloud.com");
         assert_eq!(host("pca.example.com", Service::ObjectStorage), "objectstorage.pca.example.com");
+        assert_eq!(host("iad", Service::Artifacts), "artifacts.us-ashburn-1.oci.oraclecloud.com");
+        assert_eq!(find("us-ashburn-1").registry_host(), "iad.ocir.io");
+        assert_eq!(find("us-langley-1").registry_host(), "ocir.us-langley-1.oci.oraclegovcloud.com");
+        assert_eq!(find("brand-new-1").registry_host(), "ocir.brand-new-1.oci.oraclecloud.com");
         assert_eq!(find("pca.example.com").federation_host(), "auth.pca.example.com");
     }
 

@@ -27,7 +27,7 @@ mod upload;
 pub use error::{FailureKind, UploadError};
 pub use event::{Event, Events, Stage};
 pub use export::{ExportFormat, ExportRecord, ExportRequest, export};
-pub use manage::{delete_image, drop_upload, image, images, stale_uploads, whoami};
+pub use manage::{ask, delete_image, drop_upload, image, images, stale_uploads, whoami};
 pub use ocne_bootimage::Architecture;
 pub use ocne_oracle::MultipartUpload;
 pub use record::{ImageRecord, ObjectRecord, Timings, UPLOAD_SCHEMA, UploadRecord};

@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicBool;
 
 use ocne_bootimage::Architecture;
-use ocne_oracle::{Bucket, Client, Image, MultipartUpload, Whoami};
+use ocne_oracle::{Bucket, Client, Image, MultipartUpload, OracleError, Whoami};
 
 use crate::error::UploadError;
 use crate::record::ImageRecord;
@@ -103,6 +103,17 @@ pub fn drop_upload(
         let bucket = Bucket { namespace: client.namespace().await?, name: bucket.to_owned() };
         Ok(client.abort_multipart_upload(&bucket, &upload.object, &upload.upload_id).await?)
     })
+}
+
+/// Asks the service something small. Blocks.
+///
+/// # Errors
+/// See [`UploadError`].
+pub fn ask<T>(
+    work: impl Future<Output = Result<T, OracleError>>,
+    cancel: &AtomicBool,
+) -> Result<T, UploadError> {
+    unless_cancelled(cancel, async { Ok(work.await?) })
 }
 
 /// Who this is, and what of an upload is allowed. Blocks.

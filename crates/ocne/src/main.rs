@@ -16,6 +16,7 @@ mod oracle;
 mod printer;
 mod progress;
 mod registry;
+mod registry_oci;
 mod settings;
 mod terminal;
 mod timestamp;

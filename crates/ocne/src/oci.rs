@@ -4,13 +4,14 @@ use std::env;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use ocne_oracle::{NewKey, NewProfile, Secret, SetupError, SigningKey, Whoami};
+use ocne_oracle::{AuthToken, Client, NewKey, NewProfile, Secret, SetupError, SigningKey, Whoami};
 use tracing::info;
 
 use crate::cli::{DataFormat, GlobalArguments};
 use crate::failure::Failure;
 use crate::oracle::OracleArguments;
 use crate::printer::Printer;
+use crate::registry_oci::{self, ask as ask_service, retry_token};
 use crate::settings::Settings;
 use crate::terminal::{ask, ask_secretly, printable};
 
@@ -21,6 +22,81 @@ pub enum OciCommand {
     Setup(Box<SetupArguments>),
     /// Show who the credentials belong to, and what they may do
     Whoami(Box<WhoamiArguments>),
+    /// Auth tokens: the passwords of a user at Oracle's registry
+    #[command(subcommand, arg_required_else_help = true)]
+    AuthToken(Box<AuthTokenCommand>),
+}
+
+/// The verbs of `ocne oci auth-token`.
+#[derive(Debug, Subcommand)]
+pub enum AuthTokenCommand {
+    /// Make a token, and print it: it is shown this once
+    Create(CreateTokenArguments),
+    /// List the tokens of the user; what they are is never shown
+    List(ListTokenArguments),
+    /// Remove a token: nobody logs in with it any more
+    Delete(DeleteTokenArguments),
+}
+
+/// Arguments of `ocne oci auth-token create`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  ocne oci auth-token create --description 'builds of ock' > token
+  ocne registry login --oci --password-stdin < token
+
+A user has two tokens at most. A new one may take a minute before the registry knows it.")]
+pub struct CreateTokenArguments {
+    /// What it is for
+    #[arg(short, long, value_name = "TEXT", default_value = "ocne")]
+    description: String,
+    #[command(flatten)]
+    common: TokenArguments,
+}
+
+/// Arguments of `ocne oci auth-token list`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  ocne oci auth-token list -o json")]
+pub struct ListTokenArguments {
+    #[command(flatten)]
+    common: TokenArguments,
+}
+
+/// Arguments of `ocne oci auth-token delete`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  ocne oci auth-token delete ocid1.credential.oc1..aaaa")]
+pub struct DeleteTokenArguments {
+    /// OCID of the token, as `ocne oci auth-token list` shows it
+    #[arg(value_name = "OCID")]
+    id: String,
+    #[command(flatten)]
+    common: TokenArguments,
+}
+
+/// What all verbs of `ocne oci auth-token` have.
+#[derive(Debug, Args)]
+pub struct TokenArguments {
+    /// OCID of the user [default: that of the profile]
+    #[arg(long, value_name = "OCID", value_parser = user)]
+    user: Option<String>,
+    /// Configuration file, laid over the defaults file
+    #[arg(long, value_name = "PATH")]
+    config: Option<PathBuf>,
+    /// Form of the output
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    output: DataFormat,
+    #[command(flatten)]
+    oracle: OracleArguments,
+}
+
+impl TokenArguments {
+    /// Whom to ask, and about which user.
+    fn open(&self, global: &GlobalArguments) -> Result<(Client, String), Failure> {
+        let client = self.oracle.client(&Settings::load(global, self.config.as_deref())?)?;
+        let user = self.user.clone().map_or_else(|| registry_oci::user(&client), Ok)?;
+        Ok((client, user))
+    }
 }
 
 /// Arguments of `ocne oci setup`.
@@ -138,6 +214,11 @@ pub fn run(command: &OciCommand, global: &GlobalArguments, printer: &Printer) ->
     match command {
         OciCommand::Setup(arguments) => setup(arguments, printer),
         OciCommand::Whoami(arguments) => whoami(arguments, global, printer),
+        OciCommand::AuthToken(command) => match &**command {
+            AuthTokenCommand::Create(arguments) => create_token(arguments, global, printer),
+            AuthTokenCommand::List(arguments) => list_tokens(&arguments.common, global, printer),
+            AuthTokenCommand::Delete(arguments) => delete_token(arguments, global),
+        },
     }
 }
 
@@ -261,6 +342,51 @@ fn new_pass_phrase(given: Option<Secret>) -> Result<Option<Secret>, Failure> {
         }
         info!("They differ; once more");
     }
+}
+
+fn create_token(
+    arguments: &CreateTokenArguments,
+    global: &GlobalArguments,
+    printer: &Printer,
+) -> Result<(), Failure> {
+    let (client, user) = arguments.common.open(global)?;
+    let description = &arguments.description;
+    let (about, token) =
+        ask_service(client.create_auth_token(&user, description, &retry_token(description)))?;
+    info!("Made the auth token {}; it is shown this once, and nobody can show it again", about.id);
+    let record =
+        || serde_json::json!({ "id": about.id, "description": about.description, "token": token.reveal() });
+    match arguments.common.output {
+        DataFormat::Json => printer.json(&record()),
+        DataFormat::Yaml => printer.yaml(&record()),
+        DataFormat::Text => printer.line(token.reveal()),
+    }
+}
+
+fn list_tokens(
+    arguments: &TokenArguments,
+    global: &GlobalArguments,
+    printer: &Printer,
+) -> Result<(), Failure> {
+    let (client, user) = arguments.open(global)?;
+    let found = ask_service(client.auth_tokens(&user))?;
+    let line = |t: &AuthToken| {
+        let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());
+        let AuthToken { id, lifecycle_state, time_created, .. } = t;
+        format!("{id}  {lifecycle_state}  {time_created}  {}", text(&t.description))
+    };
+    match arguments.output {
+        DataFormat::Json => printer.json(&found),
+        DataFormat::Yaml => printer.yaml(&found),
+        DataFormat::Text => found.iter().try_for_each(|t| printer.line(&printable(&line(t)))),
+    }
+}
+
+fn delete_token(arguments: &DeleteTokenArguments, global: &GlobalArguments) -> Result<(), Failure> {
+    let (client, user) = arguments.common.open(global)?;
+    ask_service(client.delete_auth_token(&user, &arguments.id))?;
+    info!("Removed the auth token {}", arguments.id);
+    Ok(())
 }
 
 fn whoami(arguments: &WhoamiArguments, global: &GlobalArguments, printer: &Printer) -> Result<(), Failure> {

@@ -77,6 +77,17 @@ impl From<Auth> for AuthKind {
 }
 
 impl OracleArguments {
+    /// For verbs that have flags of their own for these.
+    pub fn of_profile(
+        profile: Option<String>,
+        oci_config: Option<PathBuf>,
+        region: Option<String>,
+        endpoint: Option<String>,
+        ca_file: Option<PathBuf>,
+    ) -> Self {
+        Self { profile, oci_config, region, auth: None, endpoint, ca_file }
+    }
+
     /// Certificates to trust besides the system's.
     pub fn ca_file(&self) -> Option<&Path> {
         self.ca_file.as_deref()

@@ -1,6 +1,7 @@
 //! `ocne registry`: who we are for a registry of container images.
 
 use std::io::Read as _;
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use ocne_build::{Credentials, FetchError, FetchOptions, ImageReference, Logins, Secret};
@@ -10,7 +11,9 @@ use crate::cli::{ConfigFileArgument, GlobalArguments};
 use crate::failure::Failure;
 use crate::image::FetchArguments;
 use crate::interrupt::cancel_on_signals;
+use crate::oracle::OracleArguments;
 use crate::printer::Printer;
+use crate::registry_oci::{self, RepoCommand};
 use crate::settings::Settings;
 use crate::terminal;
 
@@ -26,6 +29,9 @@ pub enum RegistryCommand {
     Logout(LogoutArguments),
     /// Print the name that is used at a registry
     Whoami(WhoamiArguments),
+    /// Repositories in Oracle's registry
+    #[command(subcommand, arg_required_else_help = true)]
+    Repo(RepoCommand),
 }
 
 /// Arguments of `ocne registry login`.
@@ -33,20 +39,40 @@ pub enum RegistryCommand {
 #[command(after_help = "Examples:
   ocne registry login registry.example
   ocne registry login registry.example --username me --password-stdin < token
+  ocne registry login --oci
 
 The file is the one of podman: --authfile, REGISTRY_AUTH_FILE, or
 ${XDG_RUNTIME_DIR}/containers/auth.json; a credential helper that it names for the registry is given
-the password instead.")]
+the password instead.
+
+With --oci the registry is Oracle's of the profile's region, and the name NAMESPACE/USER, as
+~/.oci/config says who that is. The password is an auth token, not the one of the console:
+`ocne oci auth-token create` makes one.")]
 pub struct LoginArguments {
     /// Registry, with its port if it has one
-    #[arg(value_name = "REGISTRY", value_parser = registry_name)]
-    registry: String,
+    #[arg(value_name = "REGISTRY", value_parser = registry_name, required_unless_present = "oci")]
+    registry: Option<String>,
     /// Name of the account [default: it is asked for]
     #[arg(short, long, value_name = "NAME")]
     username: Option<String>,
     /// Read the password, or a token in its place, from standard input
-    #[arg(long, requires = "username")]
+    #[arg(long)]
     password_stdin: bool,
+    /// Log in to Oracle's registry, with the name of the user of a profile in ~/.oci/config
+    #[arg(long, help_heading = "Oracle Cloud")]
+    oci: bool,
+    /// Profile in ~/.oci/config [default: providers.oci.profile of the settings, DEFAULT]
+    #[arg(long, value_name = "NAME", requires = "oci", help_heading = "Oracle Cloud")]
+    profile: Option<String>,
+    /// Configuration file of Oracle Cloud's tools [default: ~/.oci/config]
+    #[arg(long, value_name = "PATH", requires = "oci", help_heading = "Oracle Cloud")]
+    oci_config: Option<PathBuf>,
+    /// Region, by name or key, such as us-ashburn-1 or iad [default: that of the profile]
+    #[arg(long, value_name = "REGION", requires = "oci", help_heading = "Oracle Cloud")]
+    region: Option<String>,
+    /// URL in the place of all services
+    #[arg(long, value_name = "URL", requires = "oci", help_heading = "Oracle Cloud")]
+    endpoint: Option<String>,
     #[command(flatten)]
     common: CommonArguments,
 }
@@ -114,12 +140,14 @@ pub fn run(command: &RegistryCommand, global: &GlobalArguments, printer: &Printe
         RegistryCommand::Login(arguments) => login(arguments, global),
         RegistryCommand::Logout(arguments) => logout(arguments, global),
         RegistryCommand::Whoami(arguments) => whoami(arguments, global, printer),
+        RegistryCommand::Repo(command) => registry_oci::run(command, global, printer),
     }
 }
 
 fn login(arguments: &LoginArguments, global: &GlobalArguments) -> Result<(), Failure> {
     let options = arguments.common.options(global)?;
-    let registry = &arguments.registry;
+    let (registry, user) = if arguments.oci { at_oracle(arguments, global)? } else { named(arguments)? };
+    let registry = &registry;
     let credentials = if arguments.password_stdin {
         let mut password = String::new();
         std::io::stdin()
@@ -127,14 +155,19 @@ fn login(arguments: &LoginArguments, global: &GlobalArguments) -> Result<(), Fai
             .read_to_string(&mut password)
             .map_err(|e| Failure::new(&e))?;
         let password = Secret::new(password.trim_end_matches(['\n', '\r']));
-        let user = arguments.username.clone().unwrap_or_default();
+        let user = user.clone().ok_or_else(|| Failure::usage("`--password-stdin` needs `--username`"))?;
         Some(Credentials::Password { user, password })
     } else {
-        prompt_for(registry, arguments.username.as_deref())
+        prompt_for(registry, user.as_deref())
     };
     let credentials = credentials.ok_or_else(|| {
-        Failure::usage("there is no terminal to ask for a name and a password on")
-            .with_hint(format!("ocne registry login {registry} --username NAME --password-stdin < FILE"))
+        Failure::usage("there is no terminal to ask for a name and a password on").with_hint(
+            if arguments.oci {
+                "ocne registry login --oci --password-stdin < FILE".to_owned()
+            } else {
+                format!("ocne registry login {registry} --username NAME --password-stdin < FILE")
+            },
+        )
     })?;
     let cancel = cancel_on_signals()?;
     let logins = Logins::new(&options);
@@ -142,6 +175,34 @@ fn login(arguments: &LoginArguments, global: &GlobalArguments) -> Result<(), Fai
     let place = block_on(logins.store(registry, &credentials))?;
     info!("Logged in to {registry}; name and password are kept in {place}");
     Ok(())
+}
+
+/// The registry and the name that were given.
+fn named(arguments: &LoginArguments) -> Result<(String, Option<String>), Failure> {
+    let registry = arguments.registry.clone().ok_or_else(|| Failure::usage("the registry is not known"))?;
+    Ok((registry, arguments.username.clone()))
+}
+
+/// Oracle's registry, and the user's name there, as far as they were not given.
+fn at_oracle(
+    arguments: &LoginArguments,
+    global: &GlobalArguments,
+) -> Result<(String, Option<String>), Failure> {
+    let settings = Settings::load(global, arguments.common.config.config.as_deref())?;
+    let LoginArguments { profile, oci_config, region, endpoint, .. } = arguments;
+    let oracle = OracleArguments::of_profile(
+        profile.clone(),
+        oci_config.clone(),
+        region.clone(),
+        endpoint.clone(),
+        arguments.common.fetch.ca_file.clone(),
+    );
+    let (registry, user) = registry_oci::identity(&oracle.client(&settings)?)?;
+    let user = arguments.username.clone().unwrap_or(user);
+    info!(
+        "The name is {user}; the password is an auth token of that user, not the one of the console: `ocne oci auth-token create` makes one"
+    );
+    Ok((arguments.registry.clone().unwrap_or(registry), Some(user)))
 }
 
 fn logout(arguments: &LogoutArguments, global: &GlobalArguments) -> Result<(), Failure> {
