@@ -32,6 +32,9 @@ pub fn copy_image(
             events(Event::Begin { stage, total_bytes: Some(size_bytes) });
         }
         FetchEvent::Progress { done_bytes, .. } => events(Event::Bytes { stage, done_bytes }),
+        FetchEvent::Part { digest, done_bytes, size_bytes: total_bytes, is_over } => {
+            events(Event::Part { stage, name: digest.to_string(), done_bytes, total_bytes, is_over });
+        }
         event => tell(&event, events),
     };
     let copied = block_on(fetcher.copy(source, destination, options, &told, cancel))??;

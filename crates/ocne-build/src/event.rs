@@ -66,6 +66,19 @@ pub enum Event {
         /// How much it has done.
         done_bytes: u64,
     },
+    /// A part of a stage got on: the first time with nothing done.
+    Part {
+        /// The stage.
+        stage: Stage,
+        /// What tells it from others.
+        name: String,
+        /// How much of it is done.
+        done_bytes: u64,
+        /// How much it has to do.
+        total_bytes: u64,
+        /// It is done.
+        is_over: bool,
+    },
     /// A stage is done.
     End {
         /// The stage.

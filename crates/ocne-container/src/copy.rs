@@ -15,7 +15,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 pub(crate) use self::storage::StoredImage;
 
-use self::content::Content;
+use self::content::{Blob, Content};
 use self::target::Target;
 use crate::credentials::Credentials;
 use crate::digest::Digest;
@@ -116,8 +116,10 @@ impl Fetcher {
             let copying = stream::iter(content.blobs.iter().zip(&counters).map(|(blob, counter)| {
                 let (transport, target) = (&transport, &target);
                 async move {
+                    part(events, blob, 0, false);
                     let arrived = target.put(transport, blob, counter).await?;
                     counter.store(blob.size_bytes, Ordering::Relaxed);
+                    part(events, blob, blob.size_bytes, true);
                     Ok::<_, FetchError>((arrived, blob.size_bytes))
                 }
             }))
@@ -129,6 +131,12 @@ impl Fetcher {
                     break result?;
                 }
                 events(FetchEvent::Progress { done_bytes: done().min(total_bytes), total_bytes });
+                for (blob, counter) in content.blobs.iter().zip(&counters) {
+                    let done_bytes = counter.load(Ordering::Relaxed);
+                    if done_bytes > 0 && done_bytes < blob.size_bytes {
+                        part(events, blob, done_bytes, false);
+                    }
+                }
             }
         };
         events(FetchEvent::Progress { done_bytes: total_bytes, total_bytes });
@@ -144,4 +152,8 @@ impl Fetcher {
             changed,
         })
     }
+}
+
+fn part(events: Events<'_>, blob: &Blob, done_bytes: u64, is_over: bool) {
+    events(FetchEvent::Part { digest: blob.digest, done_bytes, size_bytes: blob.size_bytes, is_over });
 }

@@ -41,6 +41,17 @@ pub enum FetchEvent {
         /// All bytes of the layer.
         total_bytes: u64,
     },
+    /// A part of a copy got on: the first time with nothing done.
+    Part {
+        /// Digest of the blob.
+        digest: Digest,
+        /// Bytes of it that were moved so far.
+        done_bytes: u64,
+        /// Its size.
+        size_bytes: u64,
+        /// It is there.
+        is_over: bool,
+    },
     /// Something failed that may succeed when it is tried again.
     Retry {
         /// Number of the coming attempt; the first attempt is 1.

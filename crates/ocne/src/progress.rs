@@ -52,6 +52,14 @@ pub struct Progress {
     terminal: Terminal,
     bars: MultiProgress,
     stages: Mutex<HashMap<&'static str, StageView>>,
+    /// Parts of stages that are not done.
+    parts: Mutex<HashMap<String, PartView>>,
+}
+
+#[derive(Debug)]
+struct PartView {
+    last_line: Instant,
+    bar: Option<ProgressBar>,
 }
 
 /// A part of a run, by its names for programs and for people.
@@ -107,7 +115,7 @@ struct StageView {
 impl Progress {
     /// A renderer in a resolved style.
     pub fn new(style: ProgressStyle, terminal: Terminal, bars: MultiProgress) -> Self {
-        Self { style, terminal, bars, stages: Mutex::default() }
+        Self { style, terminal, bars, stages: Mutex::default(), parts: Mutex::default() }
     }
 
     /// Renders one event of a build. May be called from any thread.
@@ -116,6 +124,9 @@ impl Progress {
         match event {
             Event::Begin { stage, total_bytes } => self.begin((*stage).into(), (*total_bytes).into()),
             Event::Bytes { stage, done_bytes } => self.bytes((*stage).into(), *done_bytes),
+            Event::Part { stage, name, done_bytes, total_bytes, is_over } => {
+                self.part((*stage).into(), name, *done_bytes, *total_bytes, *is_over);
+            }
             Event::End { stage, elapsed, bytes } => self.end((*stage).into(), *elapsed, *bytes),
             Event::Note(text) => info!("{text}"),
             Event::Warning(text) => warn!("{text}"),
@@ -145,7 +156,7 @@ impl Progress {
             bar.finish_and_clear();
             self.bars.remove(&bar);
         }
-        let bar = (self.style == ProgressStyle::Bar).then(|| self.bars.add(self.bar(stage, total)));
+        let bar = (self.style == ProgressStyle::Bar).then(|| self.bars.add(self.bar(stage.label, total)));
         stages.insert(stage.name, StageView { started: now, last_line: now, total, bar });
         drop(stages);
         self.json(&json!({ "event": "begin", "stage": stage.name, "total_bytes": total.bytes() }));
@@ -174,6 +185,40 @@ impl Progress {
                 "event": "bytes", "stage": stage.name, "done_bytes": done_bytes, "total_bytes": total.bytes(),
             })),
             _ => {}
+        }
+    }
+
+    /// A bar below that of the stage, or lines of JSON; people who read lines have enough of them.
+    fn part(&self, stage: Stage, name: &str, done_bytes: u64, total_bytes: u64, is_over: bool) {
+        if !matches!(self.style, ProgressStyle::Bar | ProgressStyle::Json) {
+            return;
+        }
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut is_due = is_over;
+        let view = parts.entry(name.to_owned()).or_insert_with(|| {
+            is_due = true;
+            let label = format!("  {}", name.chars().take(19).collect::<String>());
+            let bar = || self.bar(label, Total::Bytes(total_bytes));
+            let bar = (self.style == ProgressStyle::Bar).then(|| self.bars.add(bar()));
+            PartView { last_line: Instant::now(), bar }
+        });
+        if let Some(bar) = &view.bar {
+            bar.set_position(done_bytes);
+        }
+        if view.last_line.elapsed() >= JSON_INTERVAL {
+            view.last_line = Instant::now();
+            is_due = true;
+        }
+        if is_over && let Some(PartView { bar: Some(bar), .. }) = parts.remove(name) {
+            bar.finish_and_clear();
+            self.bars.remove(&bar);
+        }
+        drop(parts);
+        if is_due {
+            self.json(&json!({
+                "event": "part", "stage": stage.name, "part": name, "done_bytes": done_bytes,
+                "total_bytes": total_bytes,
+            }));
         }
     }
 
@@ -219,7 +264,7 @@ impl Progress {
         }
     }
 
-    fn bar(&self, stage: Stage, total: Total) -> ProgressBar {
+    fn bar(&self, label: impl Into<std::borrow::Cow<'static, str>>, total: Total) -> ProgressBar {
         let bar = match total {
             Total::Bytes(bytes) => ProgressBar::new(bytes),
             Total::Percent => ProgressBar::new(100),
@@ -240,7 +285,7 @@ impl Progress {
             style.progress_chars("#> ").tick_chars("|/-\\ ")
         };
         bar.set_style(style);
-        bar.set_prefix(stage.label);
+        bar.set_prefix(label);
         bar.enable_steady_tick(Duration::from_millis(100));
         bar
     }

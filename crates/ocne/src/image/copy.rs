@@ -7,11 +7,12 @@ use ocne_build::{
     Architecture, BuildError, CopyOptions, Credentials, FetchError, FetchOptions, ImageReference, Platform,
     Secret,
 };
+use serde::Serialize;
 use tracing::{info, warn};
 
 use super::create::Arch;
 use super::source::{self, FetchArguments};
-use crate::cli::{ConfigFileArgument, GlobalArguments};
+use crate::cli::{ConfigFileArgument, DataFormat, GlobalArguments};
 use crate::failure::Failure;
 use crate::interrupt::cancel_on_signals;
 use crate::printer::{OutputStyle, Printer};
@@ -55,6 +56,9 @@ pub struct CopyArguments {
     /// Write the digest of the manifest into a file
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     digestfile: Option<PathBuf>,
+    /// Form of the record of the copy; its schema is docs/schemas/copy-record.schema.json
+    #[arg(short, long, value_name = "FORMAT", default_value = "text", help_heading = "Output")]
+    output: DataFormat,
     /// Form of progress on standard error
     #[arg(long, value_name = "FORM", default_value = "auto", help_heading = "Output")]
     progress: ProgressStyle,
@@ -83,6 +87,7 @@ pub fn run(arguments: &CopyArguments, global: &GlobalArguments, printer: &Printe
         credentials: arguments.dest_creds.as_deref().map(credentials).transpose()?,
         fetch,
         digestfile: arguments.digestfile.as_deref(),
+        output: arguments.output,
     };
     copying.run(printer)
 }
@@ -97,6 +102,20 @@ pub struct Copying<'a> {
     pub credentials: Option<Credentials>,
     pub fetch: FetchOptions,
     pub digestfile: Option<&'a Path>,
+    /// Form of the record.
+    pub output: DataFormat,
+}
+
+/// The record of a copy, for programs: `docs/schemas/copy-record.schema.json`.
+#[derive(Debug, Serialize)]
+struct Record {
+    schema: &'static str,
+    source: String,
+    destination: String,
+    digest: String,
+    sent_bytes: u64,
+    spared_bytes: u64,
+    changed: Option<&'static str>,
 }
 
 impl Copying<'_> {
@@ -141,10 +160,21 @@ impl Copying<'_> {
         if let Some(path) = self.digestfile {
             fs_err::write(path, copied.digest.to_string()).map_err(|e| Failure::new(&e))?;
         }
-        if printer.quiet() {
-            printer.line(&copied.digest.to_string())?;
+        let record = Record {
+            schema: "ocne.image.copy/1",
+            source: source.to_string(),
+            destination: copied.reference,
+            digest: copied.digest.to_string(),
+            sent_bytes: copied.sent_bytes,
+            spared_bytes: copied.spared_bytes,
+            changed: copied.changed,
+        };
+        match self.output {
+            DataFormat::Json => printer.json(&record),
+            DataFormat::Yaml => printer.yaml(&record),
+            DataFormat::Text if printer.quiet() => printer.line(&record.digest),
+            DataFormat::Text => Ok(()),
         }
-        Ok(())
     }
 }
 

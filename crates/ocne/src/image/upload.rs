@@ -15,6 +15,7 @@ use tracing::info;
 use super::copy::{Copying, credentials};
 use super::create::Arch;
 use super::source::{self, FetchArguments};
+use crate::cli::DataFormat;
 use crate::cli::GlobalArguments;
 use crate::failure::Failure;
 use crate::interrupt::cancel_on_signals;
@@ -374,10 +375,6 @@ fn copy(arguments: &UploadArguments, settings: &Settings, printer: &Printer) -> 
     let Some(path) = arguments.file.clone() else {
         return Err(Failure::usage("an image of type ostree is a file, and nothing is waited for"));
     };
-    if arguments.output == ResultFormat::Json {
-        return Err(Failure::usage("there is no JSON of the copy of a container image")
-            .with_hint("`--quiet` prints the digest alone, `--digestfile FILE` writes it"));
-    }
     let to = &arguments.copying;
     let fetch = FetchArguments {
         offline: false,
@@ -393,6 +390,10 @@ fn copy(arguments: &UploadArguments, settings: &Settings, printer: &Printer) -> 
         credentials: to.creds.as_deref().map(credentials).transpose()?,
         fetch: fetch.options(settings)?,
         digestfile: to.digestfile.as_deref(),
+        output: match arguments.output {
+            ResultFormat::Json => DataFormat::Json,
+            ResultFormat::Text => DataFormat::Text,
+        },
     };
     copying.run(printer)
 }
