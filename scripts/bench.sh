@@ -132,5 +132,6 @@ else
 fi
 echo
 scripts/bench-ostree.sh
+scripts/bench-copy.sh
 echo
 scripts/bench-upload.sh

@@ -1,7 +1,9 @@
 //! Images in folders: the OCI image layout, and what `skopeo copy` writes to `dir:`.
 
 use std::io;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use fs_err as fs;
 use fs_err::File;
@@ -20,6 +22,9 @@ pub(super) const OCI_LAYOUT: &str = r#"{"imageLayoutVersion": "1.0.0"}"#;
 /// The name of an image in a layout.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
+/// How many files are synced at once.
+const SYNCS: usize = 4;
+
 /// Which form a folder has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Form {
@@ -36,6 +41,8 @@ pub(super) struct Folder {
     form: Form,
     /// The folder is a layout already, which gets one more image.
     grows: bool,
+    /// What was written and is not synced yet.
+    written: Mutex<Vec<File>>,
 }
 
 impl Folder {
@@ -58,7 +65,7 @@ impl Folder {
         if matches!(form, Form::Layout(_)) {
             fs::create_dir_all(claim.temporary().join("blobs/sha256")).map_err(failed)?;
         }
-        Ok(Self { claim, form, grows })
+        Ok(Self { claim, form, grows, written: Mutex::default() })
     }
 
     fn name(&self, digest: &Digest) -> PathBuf {
@@ -76,7 +83,22 @@ impl Folder {
 
     /// A new file for a blob.
     pub fn begin(&self, blob: &Blob) -> Result<File, FetchError> {
-        File::create(self.claim.temporary().join(self.name(&blob.digest))).map_err(failed)
+        let file = File::create(self.claim.temporary().join(self.name(&blob.digest))).map_err(failed)?;
+        let again = file.try_clone().map_err(failed)?;
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).push(again);
+        Ok(file)
+    }
+
+    /// Has the disk have all blobs. Several at once: the disk has most of it already.
+    fn sync(&self) -> Result<(), FetchError> {
+        let files = std::mem::take(&mut *self.written.lock().unwrap_or_else(PoisonError::into_inner));
+        let share = files.len().div_ceil(SYNCS).max(1);
+        std::thread::scope(|scope| {
+            let sync = |files: &[File]| files.iter().try_for_each(File::sync_data);
+            let syncing: Vec<_> = files.chunks(share).map(|files| scope.spawn(move || sync(files))).collect();
+            syncing.into_iter().try_for_each(|s| s.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        })
+        .map_err(failed)
     }
 
     fn write(&self, name: &Path, bytes: &[u8]) -> Result<(), FetchError> {
@@ -88,6 +110,7 @@ impl Folder {
     /// Writes what describes the image, and has all of it appear at once.
     pub fn finish(self, content: &Content) -> Result<Digest, FetchError> {
         let Some((root, others)) = content.manifests.split_last() else { return Ok(content.digest()) };
+        self.sync()?;
         match &self.form {
             Form::Directory => {
                 for manifest in others {
