@@ -12,6 +12,7 @@ mod deploy;
 mod interrupt;
 mod ostree;
 mod pod_login;
+mod pod_ostree;
 mod pod_refusals;
 mod pod_restarts;
 mod pod_transfer;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
     trials.extend(pod_login::trials(&bench));
     trials.extend(pod_refusals::trials(&bench));
     trials.extend(pod_transfer::trials(&bench));
+    trials.extend(pod_ostree::trials(&bench));
     trials.extend(deploy::cluster_trials(&bench));
     // These wait for the cluster most of the time.
     arguments.test_threads = arguments.test_threads.map(|threads| threads * 2);

@@ -102,12 +102,17 @@ fn in_a_registry(site: &Site) -> Result<(Proxy, String), Failed> {
         ]),
         "skopeo",
     )?;
+    let proxy = node_proxy(site)?;
+    let reference = format!("docker://{}/{name}", proxy.address);
+    Ok((proxy, reference))
+}
+
+/// The tests' registry at an address that pods reach.
+pub fn node_proxy(site: &Site) -> Result<Proxy, Failed> {
     let address = "jsonpath={.items[0].status.addresses[?(@.type==\"InternalIP\")].address}";
     let node = site.kubectl(&["get", "nodes", "-o", address])?;
     let registry = site.cluster.registry.replace("localhost", "127.0.0.1");
-    let proxy = Proxy::at(node.parse()?, registry.parse()?)?;
-    let reference = format!("docker://{}/{name}", proxy.address);
-    Ok((proxy, reference))
+    Ok(Proxy::at(node.parse()?, registry.parse()?)?)
 }
 
 fn the_pod_fetches_the_image(site: &Site) -> Result<(), Failed> {

@@ -26,19 +26,9 @@ pub struct ImageFile {
 impl ImageFile {
     /// Opens the file that has this key in the scratch folder. One with another key is forgotten.
     pub fn open(scratch: &Path, key: &str) -> Result<Self, Failure> {
-        let io = |e: std::io::Error| failure("scratch", format!("cannot use the scratch folder: {e}"));
+        let io = unusable;
         let path_of = |name| scratch.join(name);
-        let lock = fs::File::create(path_of("image.lock")).map_err(io)?;
-        let begun = Instant::now();
-        while let Err(e) = lock.file().try_lock() {
-            match e {
-                TryLockError::WouldBlock if begun.elapsed() < PATIENCE => thread::sleep(TICK),
-                TryLockError::WouldBlock => {
-                    return Err(failure(CODE_AGAIN, "another session has the image open".to_owned()));
-                }
-                TryLockError::Error(e) => return Err(io(e)),
-            }
-        }
+        let lock = lock(scratch)?;
         let path = path_of("image.qcow2");
         let mut options = fs::OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
@@ -49,6 +39,28 @@ impl ImageFile {
         }
         Ok(Self { path, file, _lock: lock })
     }
+}
+
+/// Waits until no other session uses what is kept in the scratch folder.
+pub fn lock(scratch: &Path) -> Result<fs::File, Failure> {
+    let lock = fs::File::create(scratch.join("image.lock")).map_err(unusable)?;
+    let begun = Instant::now();
+    while let Err(e) = lock.file().try_lock() {
+        match e {
+            TryLockError::WouldBlock if begun.elapsed() < PATIENCE => thread::sleep(TICK),
+            TryLockError::WouldBlock => {
+                return Err(failure(CODE_AGAIN, "another session has the image open".to_owned()));
+            }
+            TryLockError::Error(e) => return Err(unusable(e)),
+        }
+    }
+    Ok(lock)
+}
+
+/// Why nothing can be kept.
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
+pub fn unusable(error: std::io::Error) -> Failure {
+    failure("scratch", format!("cannot use the scratch folder: {error}"))
 }
 
 fn failure(code: &str, message: String) -> Failure {

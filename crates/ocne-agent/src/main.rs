@@ -8,6 +8,7 @@
 mod heartbeat;
 mod image_file;
 mod log;
+mod ostree;
 mod pull;
 mod session;
 mod wake;

@@ -57,7 +57,7 @@ where
     Ok(disk)
 }
 
-fn for_the_client(event: &FetchEvent) -> Option<Value> {
+pub fn for_the_client(event: &FetchEvent) -> Option<Value> {
     match event {
         FetchEvent::LayerStart { size_bytes, .. } => Some(json!({ "fetch": { "total_bytes": size_bytes } })),
         FetchEvent::Progress { done_bytes, .. } => Some(json!({ "fetch": { "done_bytes": done_bytes } })),

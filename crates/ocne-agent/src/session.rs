@@ -49,6 +49,9 @@ where
     R: Read + Send,
     W: io::Write + Send,
 {
+    if job.mode == Mode::Ostree {
+        return crate::ostree::make(channel, job);
+    }
     let options: ConvertOptions = match serde_json::from_value(job.options.clone()) {
         Ok(options) => options,
         Err(e) => {
@@ -101,6 +104,8 @@ where
                 Err(failure) => Err(give_up(&mut channel, failure)),
             }
         }
+        // It has no such options, and was taken above.
+        Mode::Ostree => Err(TransferError::Protocol { reason: "an order without its options".to_owned() }),
         Mode::Pull => {
             let image = match pull(&mut channel, job.source.unwrap_or_default()) {
                 Ok(image) => image,

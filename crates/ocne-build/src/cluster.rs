@@ -264,11 +264,14 @@ impl PodBuilder {
 
     /// Runs a session with the agent. A lost connection is made anew as long as the pod runs and the transfer gets on:
     /// the session says how far it is.
-    fn sessions<T>(
+    ///
+    /// # Errors
+    /// As [`PodBuilder::convert`].
+    pub fn sessions<T>(
         &self,
         events: Events<'_>,
         cancel: &AtomicBool,
-        mut session: impl FnMut(ExecReader, ExecWriter, &mut dyn FnMut(u64)) -> Result<T, RemoteError>,
+        mut session: impl FnMut(ExecReader, ExecWriter, &mut (dyn FnMut(u64) + Send)) -> Result<T, RemoteError>,
     ) -> Result<T, BuildError> {
         let pod = self.pod()?;
         let mut pause = PAUSE;

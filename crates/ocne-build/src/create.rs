@@ -20,7 +20,8 @@ use ocne_disk::{
 use ocne_transfer::TransferError;
 use tracing::debug;
 
-use self::prepare::{prepare, pulling, start_pod};
+pub(crate) use self::prepare::start_pod;
+use self::prepare::{prepare, pulling};
 use crate::cluster::{PodBuilder, Subject};
 use crate::copy::{
     CHUNK_BYTES, ChunkChecksums, CopyError, Digester, FileDigest, Forget, copy_ahead, first_difference,
@@ -144,7 +145,7 @@ impl Run<'_> {
             // Before the pod, that nobody waits for one that can do nothing.
             let delegation = delegate(&self.request.source)?;
             let started = Instant::now();
-            self.pod = start_pod(&request, self.output, self.events, self.cancel)?;
+            self.pod = start_pod(&request.builder, self.output, self.events, self.cancel)?;
             timings.pod = self.pod.as_ref().map(|_| milliseconds(started.elapsed()));
             if let Some(pod) = &self.pod {
                 return self.pull(pod, &delegation, timings);

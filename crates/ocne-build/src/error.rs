@@ -9,6 +9,7 @@ use ocne_disk::Qcow2Error;
 use ocne_ostree::OstreeError;
 
 use crate::remote::RemoteError;
+use crate::signature::SignatureError;
 
 /// How a failed build ends, for the exit status of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,6 +109,22 @@ pub enum BuildError {
         /// Why.
         source: OstreeError,
     },
+    /// Nobody whom the user trusts has signed the commit.
+    #[error("cannot trust the ostree commit in `{reference}`")]
+    Signature {
+        /// The image.
+        reference: String,
+        /// Why.
+        source: SignatureError,
+    },
+    /// There are no keys in the file that is to have them.
+    #[error("cannot read GPG keys from `{}`: {reason}", path.display())]
+    GpgKeys {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// Fetching failed.
     #[error(transparent)]
     Fetch(#[from] FetchError),
@@ -202,6 +219,10 @@ impl BuildError {
             Self::SourceChanged { .. } => text("run it again when nobody writes to the source"),
             Self::CacheDamaged { .. } => text("remove it with `ocne image cache prune`, and run it again"),
             Self::Fetch(e) => e.hint(),
+            Self::Signature { .. } => text(
+                "give the public key of whoever signs these commits with `--gpg-key`; without it, no signature is verified",
+            ),
+            Self::GpgKeys { .. } => text("`gpg --export KEY` writes such a file"),
             Self::Ostree { source, .. } => source.hint().map(str::to_owned),
             Self::Cluster(e) => e.hint(),
             Self::Remote { source, .. } => source.hint(),

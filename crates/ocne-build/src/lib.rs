@@ -23,6 +23,7 @@ mod program;
 mod remote;
 mod report;
 mod request;
+mod signature;
 mod source;
 mod verify;
 
@@ -46,6 +47,7 @@ pub use ostree::{OstreeBase, OstreeRequest, create_ostree, plan_ostree};
 pub use plan::{Origin, Plan, plan};
 pub use remote::{RemoteError, RemoteWork, Way, convert_remotely};
 pub use request::{Builder, CreateRequest, Destination, Source};
+pub use signature::SignatureError;
 pub use source::{Fetched, fetch};
 
 /// The newest Kubernetes version that there is a boot image of.

@@ -1,47 +1,38 @@
-//! The build of an image that serves an ostree commit, in this process.
-//!
-//! The layers of the source, and of the base, come from wherever the image is on one side of a pipe; on the other they
-//! are verified and written, in one pass and without anything between. What came is kept nowhere else.
+//! The build of an image that serves an ostree commit, in this process or in a pod: `ocne-ostree-image` makes it.
 
-use std::panic::resume_unwind;
+mod pod;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ocne_bootimage::Architecture;
 use ocne_container::{
-    FetchError, FetchEvent, FetchOptions, Fetcher, Image, ImageReference, LayerSender, OstreeReference,
-    OstreeTrust, Platform, layer_pipe,
+    FetchEvent, FetchOptions, Fetcher, Image, ImageReference, OstreeReference, OstreeTrust, Platform,
 };
-use ocne_ostree::{
-    Base, BaseImage, BaseLayer, Encapsulated, ImageOptions, Layers, OpenLayer, OstreeError, Written,
-    verify_image, write_image,
-};
-use serde::Serialize;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use ocne_ostree::{Encapsulated, Imported, OstreeError, Written, verify_image};
+use ocne_ostree_image::{IMAGE_NAME, Images, MakeError, REF_NAME, Recipe, make, size_of};
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Runtime;
 use tracing::debug;
 
+use self::pod::in_a_pod;
+use crate::cluster::{PodBuilder, Transfer};
 use crate::copy::{Digester, start_write_back};
-use crate::create::Created;
+use crate::create::{Created, start_pod};
 use crate::error::BuildError;
 use crate::event::{Event, Events, Stage};
 use crate::output::{OutputFile, available_bytes};
 use crate::plan::{Origin, Plan, existing};
 use crate::program::program;
-use crate::report::{OutputRecord, milliseconds};
-use crate::request::{Destination, make_folder};
+use crate::report::{ClusterRecord, OutputRecord, milliseconds};
+use crate::request::{Builder, Destination, make_folder};
+use crate::signature::Keys;
 use crate::source::block_on;
 
-/// How often a build looks whether it shall end.
-const TICK: Duration = Duration::from_millis(50);
 /// How much is written before the kernel is asked to bring it to the disk.
 const WRITE_BACK_BYTES: u64 = 16 << 20;
-/// What the image is called in its archive, and so by `podman load`.
-const IMAGE_NAME: &str = "localhost/ock-ostree:latest";
-/// The ref that clients ask for.
-const REF_NAME: &str = "ock";
 /// The version of the report.
 const REPORT_SCHEMA: &str = "ocne.image.create.ostree/1";
 
@@ -58,8 +49,12 @@ pub struct OstreeRequest {
     pub base: OstreeBase,
     /// How images are fetched.
     pub fetch: Box<FetchOptions>,
+    /// File with the keys of whom the commit has to be signed by.
+    pub gpg_keys: Option<PathBuf>,
     /// Where the new image goes.
     pub destination: Destination,
+    /// Where it is made.
+    pub builder: Builder,
     /// Level of compression of the files in it, 1 to 9.
     pub level: u32,
     /// Where the report goes.
@@ -119,26 +114,37 @@ pub fn create_ostree(
     let output = OutputFile::create(&target)?;
     let report_file = request.report.as_deref().map(OutputFile::create).transpose()?;
     let mut timings = OstreeTimings::default();
-    let made = generate(request, &output, events, cancel, &mut timings)?;
+    let mut run = Run { request, output: &output, events, cancel, pod: None };
+    let keys = request.gpg_keys.as_deref().map(Keys::read).transpose()?;
+    let mut made = run.generate(&mut timings)?;
+    if let Some(keys) = &keys {
+        let Imported { commit, signatures, .. } = &made.written.imported;
+        let signer = keys.verify(&commit.bytes, signatures).map_err(|source| BuildError::Signature {
+            reference: request.source.image.to_string(),
+            source,
+        })?;
+        events(Event::Note(format!("The commit is signed by {signer}")));
+        made.signed_by = Some(signer);
+    }
     let path = std::path::absolute(output.target())
         .map_err(|source| BuildError::Io { action: "find the present folder", source })?;
     let sha256 = save(request, &output, &made, events, cancel, &mut timings)?;
+    let pod = run.pod.take();
     timings.total = milliseconds(started.elapsed());
+    let size_bytes = made.written.size_bytes;
     if let Some(file) = &report_file {
-        let output = OutputRecord {
-            path: path.display().to_string(),
-            sha256: sha256.unwrap_or_default(),
-            size_bytes: made.written.size_bytes,
-        };
-        let mut text =
-            serde_json::to_vec_pretty(&report(request, &made, output, timings)).unwrap_or_default();
+        let output =
+            OutputRecord { path: path.display().to_string(), sha256: sha256.unwrap_or_default(), size_bytes };
+        let mut text = serde_json::to_vec_pretty(&report(request, made, output, timings)).unwrap_or_default();
         text.push(b'\n');
         file.write(&text)?;
     }
-    let size_bytes = made.written.size_bytes;
     output.commit()?;
     if let Some(file) = report_file {
         file.commit()?;
+    }
+    if let Some(pod) = pod {
+        pod.finish(events);
     }
     Ok(Created { path, size_bytes })
 }
@@ -148,118 +154,121 @@ struct Made {
     written: Written,
     source: ImageRecord,
     base: Option<ImageRecord>,
+    cluster: Option<ClusterRecord>,
+    /// Fingerprint of the key that vouches for the commit.
+    signed_by: Option<String>,
 }
 
-/// A layer that is asked for: of which image, its number, and where it goes.
-type Asked = (Which, usize, LayerSender);
-
-#[derive(Debug, Clone, Copy)]
-enum Which {
-    Source,
-    Base,
+/// What all steps of one build share.
+struct Run<'a> {
+    request: &'a OstreeRequest,
+    output: &'a OutputFile,
+    events: Events<'a>,
+    cancel: &'a Arc<AtomicBool>,
+    /// Where it is made, if not in this process.
+    pod: Option<PodBuilder>,
 }
 
-fn generate(
-    request: &OstreeRequest,
-    output: &OutputFile,
-    events: Events<'_>,
-    cancel: &Arc<AtomicBool>,
-    timings: &mut OstreeTimings,
-) -> Result<Made, BuildError> {
-    let started = Instant::now();
-    let refused = |source| BuildError::Ostree { reference: request.source.image.to_string(), source };
-    let server = match &request.base {
-        OstreeBase::Server => Some(program("ocne-serve", request.architecture)?),
-        OstreeBase::Image(_) => None,
-    };
-    let fetcher = Fetcher::new((*request.fetch).clone())?;
-    let platform = Platform::linux(request.architecture.name());
-    let tell = |event: FetchEvent| tell(&event, events);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|source| BuildError::Io { action: "start the network", source })?;
-    let find = |reference| runtime.block_on(fetcher.image(reference, &platform, &tell, cancel));
-    let image = find(&request.source.image)?;
-    let base_image = match &request.base {
-        OstreeBase::Image(reference) => Some(find(reference)?),
-        OstreeBase::Server => None,
-    };
-    let source = Encapsulated::parse(image.config()).map_err(refused)?;
-    let total_bytes = size_of(&image);
-    // What comes out is compressed about as well as what came in.
-    output.check_space(total_bytes.saturating_add(base_image.as_ref().map_or(0, size_of)))?;
-    events(Event::Begin { stage: Stage::Generate, total_bytes: Some(total_bytes) });
-    if !matches!(request.source.trust, OstreeTrust::Unverified) {
-        events(Event::Warning(format!(
-            "no signature of `{}` is verified, only that every object is what the commit says",
-            request.source
-        )));
+impl OstreeRequest {
+    fn refused(&self, source: OstreeError) -> BuildError {
+        BuildError::Ostree { reference: self.source.image.to_string(), source }
     }
-    let options = ImageOptions {
-        ref_name: REF_NAME.to_owned(),
-        image_name: IMAGE_NAME.to_owned(),
-        level: request.level,
-        workers: thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        source: public_name(&request.source.image),
-    };
+}
 
-    let stop: Arc<AtomicBool> = Arc::default();
-    let (ask, mut asked) = unbounded_channel();
-    let layers = Layers { sizes_bytes: sizes(&image), open: opener(Which::Source, ask.clone(), &stop) };
-    let base = match (&base_image, server) {
-        (Some(image), _) => Base::Image(BaseImage {
-            config: image.config().to_vec(),
-            layers: base_layers(image),
-            open: opener(Which::Base, ask, &stop),
-            name: image_name(&request.base),
-            digest: image_name(&request.base).map(|_| image.digest().to_string()),
-        }),
-        (None, program) => {
-            drop(ask);
-            Base::Server { program: program.unwrap_or_default() }
+impl Run<'_> {
+    /// Makes the image, here or in a pod.
+    fn generate(&mut self, timings: &mut OstreeTimings) -> Result<Made, BuildError> {
+        let (request, events, cancel) = (self.request, self.events, self.cancel);
+        let started = Instant::now();
+        let server = match &request.base {
+            OstreeBase::Server => Some(program("ocne-serve", request.architecture)?),
+            OstreeBase::Image(_) => None,
+        };
+        if !matches!(request.source.trust, OstreeTrust::Unverified) && request.gpg_keys.is_none() {
+            events(Event::Warning(format!(
+                "no signature of `{}` is verified, as no `--gpg-key` is given; only that every object is what the commit says",
+                request.source
+            )));
         }
-    };
-    let (converted, sent) = thread::scope(|scope| {
-        let converting = scope.spawn(|| {
-            let mut flushed_bytes = 0;
-            let mut progress = |done_bytes| {
-                events(Event::Bytes { stage: Stage::Generate, done_bytes });
-                write_back(output, &mut flushed_bytes);
+        let fetcher = Fetcher::new((*request.fetch).clone())?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|source| BuildError::Io { action: "start the network", source })?;
+        let is_pulled = match &request.builder {
+            Builder::Local => false,
+            Builder::Cluster(s) | Builder::Auto(s) => s.transfer == Transfer::Pull,
+        };
+        let tell = |event: FetchEvent| tell(&event, events);
+        let platform = Platform::linux(request.architecture.name());
+        let find = || -> Result<Images<'_>, BuildError> {
+            let find = |reference| runtime.block_on(fetcher.image(reference, &platform, &tell, cancel));
+            let source = find(&request.source.image)?;
+            let base = match &request.base {
+                OstreeBase::Image(reference) => Some(find(reference)?),
+                OstreeBase::Server => None,
             };
-            let file = output.file().file();
-            let result = write_image(&source, layers, base, &options, file, &mut progress, &stop);
-            // The digest of all that comes explains damage best; anything else is reason enough to stop.
-            if result.as_ref().is_err_and(|e| !may_be_damage(e)) {
-                stop.store(true, Ordering::Relaxed);
+            Encapsulated::parse(source.config()).map_err(|e| request.refused(e))?;
+            Ok(Images { source, base })
+        };
+        let recipe = Recipe {
+            level: request.level,
+            source_name: public_name(&request.source.image),
+            base_name: image_name(&request.base),
+        };
+        // What only the pod can reach is not looked for here.
+        let images = if is_pulled { None } else { Some(find()?) };
+        if !matches!(request.builder, Builder::Local) {
+            let order =
+                pod::Ordered::new(request, &fetcher, images.as_ref(), server.as_deref(), recipe.clone())?;
+            let builder = order.builder(request, || find().ok().map(|images| images.size_bytes()));
+            self.pod = start_pod(&builder, self.output, events, cancel)?;
+            if let Some(pod) = &self.pod {
+                let made = in_a_pod(self, pod, &order, images.as_ref(), &runtime)?;
+                let elapsed = started.elapsed();
+                timings.generate = milliseconds(elapsed);
+                events(Event::End { stage: Stage::Generate, elapsed, bytes: None });
+                return Ok(made);
             }
-            result
-        });
-        let images = (&image, base_image.as_ref());
-        let sent = runtime.block_on(async {
-            tokio::select! {
-                sent = send_all(images, &mut asked, &stop) => sent,
-                () = stop_when(cancel, &stop) => Err(FetchError::Interrupted),
-            }
-        });
-        // Whoever waits for a layer hears that none comes any more.
-        drop(asked);
-        (converting.join().unwrap_or_else(|panic| resume_unwind(panic)), sent)
-    });
-    if cancel.load(Ordering::Relaxed) {
-        return Err(BuildError::Interrupted);
+        }
+        let images = match images {
+            Some(images) => images,
+            None => find()?,
+        };
+        let made = self.here(&images, server, &recipe, &runtime)?;
+        let elapsed = started.elapsed();
+        timings.generate = milliseconds(elapsed);
+        events(Event::End { stage: Stage::Generate, elapsed, bytes: None });
+        Ok(made)
     }
-    match sent {
-        Err(e) if !matches!(e, FetchError::Interrupted) => return Err(e.into()),
-        _ => {}
+
+    /// Makes the image in this process.
+    fn here(
+        &self,
+        images: &Images<'_>,
+        server: Option<Vec<u8>>,
+        recipe: &Recipe,
+        runtime: &Runtime,
+    ) -> Result<Made, BuildError> {
+        let (output, events) = (self.output, self.events);
+        // What comes out is compressed about as well as what came in.
+        output.check_space(images.size_bytes())?;
+        let total_bytes = size_of(&images.source);
+        events(Event::Begin { stage: Stage::Generate, total_bytes: Some(total_bytes) });
+        let mut flushed_bytes = 0;
+        let mut progress = |done_bytes| {
+            events(Event::Bytes { stage: Stage::Generate, done_bytes });
+            write_back(output, &mut flushed_bytes);
+        };
+        let file = output.file().file();
+        let written = make(images, server, recipe, file, runtime, &mut progress, self.cancel);
+        let written = written.map_err(|e| match e {
+            MakeError::Fetch(e) => e.into(),
+            MakeError::Ostree(OstreeError::Output { source, .. }) => output.write_error(total_bytes, source),
+            MakeError::Ostree(e) => self.request.refused(e),
+            _ => BuildError::Interrupted,
+        })?;
+        let base = images.base.as_ref().map(record);
+        Ok(Made { written, source: record(&images.source), base, cluster: None, signed_by: None })
     }
-    let written = converted.map_err(|e| match e {
-        OstreeError::Interrupted => BuildError::Interrupted,
-        OstreeError::Output { source, .. } => output.write_error(total_bytes, source),
-        e => refused(e),
-    })?;
-    let elapsed = started.elapsed();
-    timings.generate = milliseconds(elapsed);
-    events(Event::End { stage: Stage::Generate, elapsed, bytes: None });
-    Ok(Made { written, source: record(&image), base: base_image.as_ref().map(record) })
 }
 
 /// Has the kernel write what is there already, so that little is left for the sync at the end.
@@ -269,63 +278,6 @@ fn write_back(output: &OutputFile, flushed_bytes: &mut u64) {
         start_write_back(output.file(), *flushed_bytes, end_bytes);
         *flushed_bytes = end_bytes;
     }
-}
-
-/// Whether it may be that the source is not what it was when it was made.
-fn may_be_damage(error: &OstreeError) -> bool {
-    matches!(error, OstreeError::Layer { .. } | OstreeError::Tar { .. } | OstreeError::BaseLayer { .. })
-}
-
-/// Sends the layers that are asked for, until nobody asks any more.
-async fn send_all(
-    (image, base): (&Image<'_>, Option<&Image<'_>>),
-    asked: &mut UnboundedReceiver<Asked>,
-    stop: &Arc<AtomicBool>,
-) -> Result<(), FetchError> {
-    while let Some((which, index, to)) = asked.recv().await {
-        let image = match which {
-            Which::Source => image,
-            Which::Base => base.unwrap_or(image),
-        };
-        image.send(index, to, stop).await?;
-    }
-    Ok(())
-}
-
-/// Ends when `cancel` is set, and sets `stop` then.
-async fn stop_when(cancel: &AtomicBool, stop: &AtomicBool) {
-    while !cancel.load(Ordering::Relaxed) {
-        tokio::time::sleep(TICK).await;
-    }
-    stop.store(true, Ordering::Relaxed);
-}
-
-/// What opens the layers of one of the images: it asks whoever has the network.
-fn opener<'a>(which: Which, ask: UnboundedSender<Asked>, stop: &Arc<AtomicBool>) -> OpenLayer<'a> {
-    let stop = Arc::clone(stop);
-    Box::new(move |index| {
-        let (sender, reader) = layer_pipe(&stop);
-        ask.send((which, index, sender)).map_err(|_| std::io::Error::other("nothing is sent any more"))?;
-        Ok(Box::new(reader))
-    })
-}
-
-fn sizes(image: &Image<'_>) -> Vec<u64> {
-    (0..image.layer_count()).filter_map(|i| image.layer(i)).map(|(_, size_bytes, _)| size_bytes).collect()
-}
-
-fn size_of(image: &Image<'_>) -> u64 {
-    sizes(image).iter().fold(0, |sum, size| sum.saturating_add(*size))
-}
-
-fn base_layers(image: &Image<'_>) -> Vec<BaseLayer> {
-    let layers = (0..image.layer_count()).filter_map(|i| image.layer(i));
-    let layer = |(digest, size_bytes, media_type): (ocne_container::Digest, u64, Option<&str>)| BaseLayer {
-        media_type: media_type.map(str::to_owned),
-        digest: digest.to_string(),
-        size_bytes,
-    };
-    layers.map(layer).collect()
 }
 
 /// The name of an image that other machines know it by. Paths of this one are nobody's business, and would make
@@ -423,7 +375,7 @@ pub fn plan_ostree(request: &OstreeRequest) -> Result<Plan, BuildError> {
         needed_bytes: Some(size_of(&image).saturating_add(base_bytes)),
         available_bytes: available_bytes(existing(&output)).ok(),
         output,
-        builder: vec!["in this process".to_owned()],
+        builder: crate::plan::builder(&request.builder)?,
         changes: vec![
             format!("verify every object of the ostree commit{commit}"),
             format!("make an archive repository of them, with the ref `{REF_NAME}`"),
@@ -445,11 +397,13 @@ struct Report {
     architecture: Architecture,
     kubernetes_version: String,
     builder: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster: Option<ClusterRecord>,
     commit: CommitRecord,
     timings_ms: OstreeTimings,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct ImageRecord {
     reference: String,
     digest: String,
@@ -471,6 +425,7 @@ struct CommitRecord {
     version: Option<String>,
     timestamp_seconds: u64,
     has_signatures: bool,
+    signed_by: Option<String>,
     files: usize,
     folders: usize,
     content_bytes: u64,
@@ -487,13 +442,13 @@ fn record(image: &Image<'_>) -> ImageRecord {
     ImageRecord { reference: image.reference().to_owned(), digest: image.digest().to_string() }
 }
 
-fn report(request: &OstreeRequest, made: &Made, output: OutputRecord, timings_ms: OstreeTimings) -> Report {
-    let Written { imported, manifest, config, layer, .. } = &made.written;
+fn report(request: &OstreeRequest, made: Made, output: OutputRecord, timings_ms: OstreeTimings) -> Report {
+    let Written { imported, manifest, config, layer, .. } = made.written;
     Report {
         schema: REPORT_SCHEMA,
         kind: "ostree",
-        source: made.source.clone(),
-        base: made.base.clone(),
+        source: made.source,
+        base: made.base,
         output,
         image: NewImageRecord {
             name: IMAGE_NAME,
@@ -503,13 +458,15 @@ fn report(request: &OstreeRequest, made: &Made, output: OutputRecord, timings_ms
         },
         architecture: request.architecture,
         kubernetes_version: request.kubernetes_version.clone(),
-        builder: "local",
+        builder: if made.cluster.is_some() { "cluster" } else { "local" },
+        cluster: made.cluster,
         commit: CommitRecord {
             checksum: imported.checksum.hex(),
             ref_name: REF_NAME,
-            version: imported.commit.version.clone(),
+            version: imported.commit.version,
             timestamp_seconds: imported.commit.timestamp_seconds,
-            has_signatures: imported.signed,
+            has_signatures: !imported.signatures.is_empty(),
+            signed_by: made.signed_by,
             files: imported.objects.files,
             folders: imported.objects.dirtrees,
             content_bytes: imported.content_bytes,

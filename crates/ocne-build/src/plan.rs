@@ -87,14 +87,14 @@ pub fn plan(request: &CreateRequest) -> Result<Plan, BuildError> {
         needed_bytes,
         available_bytes: available_bytes(existing(&output)).ok(),
         output,
-        builder: builder(request)?,
+        builder: builder(&request.builder)?,
         changes: changes(request),
     })
 }
 
-fn builder(request: &CreateRequest) -> Result<Vec<String>, BuildError> {
+pub(crate) fn builder(builder: &Builder) -> Result<Vec<String>, BuildError> {
     let here = "in this process";
-    match &request.builder {
+    match builder {
         Builder::Local => Ok(vec![here.to_owned()]),
         Builder::Cluster(settings) => cluster::ask(settings),
         Builder::Auto(settings) => {

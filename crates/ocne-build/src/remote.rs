@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use fs_err::File;
 use ocne_bootimage::{Conversion, ConvertError, ConvertOptions, verify_converted};
-use ocne_container::Delegation;
+use ocne_container::{Delegation, FetchError};
 use ocne_disk::{BlockDevice, PatchedFile, Qcow2, Qcow2Error};
 use ocne_transfer::client::{PullOutcome, Task, convert_blocks, convert_full, pull};
 use ocne_transfer::messages::{Pulled, WholeFile};
@@ -19,7 +19,7 @@ use crate::output::OutputFile;
 /// No image that an agent sends is larger.
 const PULL_BYTES_MAX: u64 = 256 << 30;
 /// Name and version of this program, for the agent's log.
-const PROGRAM: &str = concat!("ocne ", env!("CARGO_PKG_VERSION"));
+pub(crate) const PROGRAM: &str = concat!("ocne ", env!("CARGO_PKG_VERSION"));
 
 /// Why an agent's conversion is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +34,9 @@ pub enum RemoteError {
         /// How much it may have.
         memory_mib: u64,
     },
+    /// What it is to get does not come.
+    #[error(transparent)]
+    Fetch(Box<FetchError>),
     /// What the agent says makes no sense.
     #[error("the agent's report makes no sense")]
     Report(#[source] serde_json::Error),
@@ -53,6 +56,7 @@ impl RemoteError {
             Self::Transfer(TransferError::Version { .. }) => {
                 Some("take the builder image of the same release, or leave `--builder-image` out".to_owned())
             }
+            Self::Fetch(e) => e.hint(),
             Self::Killed { .. } => Some("raise the limit with `--pod-memory`".to_owned()),
             Self::Transfer(e) if e.is_transient() => Some("run it again".to_owned()),
             _ => None,

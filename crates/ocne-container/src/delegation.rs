@@ -21,7 +21,7 @@ pub struct Delegation {
     pub reference: String,
     /// The architecture that is taken of an image with several.
     pub architecture: String,
-    /// Path of the disk in the image.
+    /// Path of the disk in the image; empty for all of it.
     pub disk_path: String,
     /// What proves to the registry who is asking.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,18 +1,22 @@
 //! Whole images: configuration, and layers as they are transferred, one after the other.
 
 use std::io::{self, Read};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::error::FetchError;
 use crate::event::Events;
 use crate::fetch::{Fetcher, Source, feed_layer, unless_cancelled};
+use crate::manifest::MANIFEST_MAX_BYTES;
 use crate::pipeline::{self, ChannelReader, Feed};
 use crate::platform::Platform;
 use crate::reference::ImageReference;
-use crate::resolve::Layer;
-use crate::transport::Transport;
+use crate::resolve::{Layer, ResolvedImage};
+use crate::transport::{Store, Transport};
 
 /// An image for one platform, found, with its configuration read.
 #[derive(Debug)]
@@ -71,7 +75,82 @@ impl Fetcher {
     }
 }
 
+/// What another machine needs to know of an image whose files it gets from this one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SentImage {
+    /// The reference in its full form.
+    pub reference: String,
+    /// As [`Image::digest`].
+    pub digest: Digest,
+    /// The configuration.
+    pub config: SentFile,
+    /// The layers as they are transferred, the lowest first.
+    pub layers: Vec<SentLayer>,
+}
+
+/// A file of such an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SentFile {
+    /// Its digest; that of a layer without a media type is of its uncompressed content.
+    pub digest: Digest,
+    /// Its size.
+    pub size_bytes: u64,
+}
+
+/// A layer of such an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SentLayer {
+    /// Digest and size.
+    #[serde(flatten)]
+    pub file: SentFile,
+    /// What it is, if that is described.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_type: Option<String>,
+}
+
+impl SentImage {
+    /// The image, with its files in a folder, each called by its digest in hexadecimal digits.
+    ///
+    /// # Errors
+    /// When the configuration cannot be read, or is not what it was.
+    pub fn open(self, folder: &Path) -> Result<Image<'static>, FetchError> {
+        let store = Store::folder(folder);
+        let name = self.config.digest.hex();
+        let config = store.read_small(&name, MANIFEST_MAX_BYTES)?;
+        let (expected, found) = (self.config.digest, Digest::of(&config));
+        if found != expected {
+            let what = format!("the configuration {expected}");
+            return Err(FetchError::DigestMismatch { what, expected, found });
+        }
+        let layers = self.layers.into_iter().map(|layer| Layer {
+            digest: layer.file.digest,
+            size_bytes: layer.file.size_bytes,
+            // Only one that is described has the digest of what is transferred.
+            archived_name: layer.media_type.is_none().then(|| layer.file.digest.hex()),
+            media_type: layer.media_type,
+        });
+        let image = ResolvedImage { manifest_digest: self.digest, config, layers: layers.collect() };
+        let transport = Transport::Directory { store };
+        Ok(Image(Source { transport, image, reference: self.reference }))
+    }
+}
+
 impl Image<'_> {
+    /// What another machine needs to know of it.
+    pub fn describe(&self) -> SentImage {
+        let image = &self.0.image;
+        let layer = |layer: &Layer| SentLayer {
+            file: SentFile { digest: layer.digest, size_bytes: layer.size_bytes },
+            media_type: layer.media_type.clone(),
+        };
+        SentImage {
+            reference: self.0.reference.clone(),
+            digest: image.manifest_digest,
+            config: SentFile { digest: Digest::of(&image.config), size_bytes: image.config.len() as u64 },
+            layers: image.layers.iter().map(layer).collect(),
+        }
+    }
+
     /// The reference in its full form.
     pub fn reference(&self) -> &str {
         &self.0.reference

@@ -41,7 +41,7 @@ pub use error::{ErrorKind, FetchError};
 pub use event::{Events, FetchEvent};
 pub use fetch::{FetchOptions, FetchedDisk, Fetcher, Located};
 pub use http::NetworkOptions;
-pub use image::{Image, LayerReader, LayerSender, layer_pipe};
+pub use image::{Image, LayerReader, LayerSender, SentFile, SentImage, SentLayer, layer_pipe};
 pub use layer::LayerError;
 pub use login::Logins;
 pub use manifest::ManifestError;

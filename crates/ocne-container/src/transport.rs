@@ -20,7 +20,7 @@ use crate::reference::{ImageReference, LayoutImage};
 pub(crate) use docker_archive::{ArchivedImage, find as find_in_docker_archive};
 pub(crate) use layout::blob_name as layout_blob_name;
 pub(crate) use registry::{Arrived, Registry};
-use store::Store;
+pub(crate) use store::Store;
 
 /// An opened image source.
 #[derive(Debug)]

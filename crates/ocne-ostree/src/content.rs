@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use crate::gvariant::offset_width;
+use crate::gvariant::{Malformed, Tuple, offset_width, string};
+use crate::metadata::check_xattrs;
 
 /// Type bits of a mode (inode(7)).
 const REGULAR: u32 = 0o100_000;
@@ -31,6 +32,11 @@ impl Head {
     /// A symbolic link. All of them have the same mode, whatever a tar file says.
     pub fn link(uid: u32, gid: u32, target: Vec<u8>, xattrs: Arc<[u8]>) -> Self {
         Self { uid, gid, mode: SYMBOLIC_LINK | 0o777, target, xattrs }
+    }
+
+    /// Whether it is a symbolic link, which has no content.
+    pub fn is_link(&self) -> bool {
+        self.mode & 0o170_000 == SYMBOLIC_LINK
     }
 
     /// What is hashed ahead of the content: `(uuuusa(ayay))`, behind its size.
@@ -65,24 +71,34 @@ impl Head {
     }
 }
 
-/// The size in the header of a `.filez`, and the size of that header. Nothing here reads such files but tests.
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) fn read_archived_header(bytes: &[u8]) -> Result<(u64, usize), crate::Malformed> {
-    use crate::gvariant::{Malformed, Tuple, string};
-    use crate::metadata::check_xattrs;
+/// The header of a `.filez`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ArchivedHeader {
+    pub head: Head,
+    /// Size of the content, uncompressed.
+    pub content_bytes: u64,
+    /// Size of the header itself.
+    pub header_bytes: usize,
+}
+
+/// Reads the header of a `.filez`.
+pub(crate) fn read_archived_header(bytes: &[u8]) -> Result<ArchivedHeader, Malformed> {
     let (prefix, rest) = bytes.split_first_chunk::<8>().ok_or(Malformed("the header is cut off"))?;
     let [a, b, c, d, 0, 0, 0, 0] = *prefix else { return Err(Malformed("padding is not zero")) };
     let size = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
     let variant = rest.get(..size).ok_or(Malformed("the header is cut off"))?;
     let mut fields = Tuple::new(variant, 1)?;
     let content_bytes = u64::from_be_bytes(fields.fixed()?);
-    let [_, _, mode, device] = [fields.fixed()?, fields.fixed()?, fields.fixed()?, fields.fixed()?];
-    if device != [0; 4] || !matches!(u32::from_be_bytes(mode) & 0o170_000, REGULAR | SYMBOLIC_LINK) {
+    let numbers = [fields.fixed()?, fields.fixed()?, fields.fixed()?, fields.fixed()?];
+    let [uid, gid, mode, device] = numbers.map(u32::from_be_bytes);
+    if device != 0 || !matches!(mode & 0o170_000, REGULAR | SYMBOLIC_LINK) {
         return Err(Malformed("it is neither a file nor a symbolic link"));
     }
-    string(fields.variable(1)?)?;
-    check_xattrs(fields.last(1)?)?;
-    Ok((content_bytes, size + 8))
+    let target = string(fields.variable(1)?)?.as_bytes().to_vec();
+    let xattrs = fields.last(1)?;
+    check_xattrs(xattrs)?;
+    let head = Head { uid, gid, mode, target, xattrs: xattrs.into() };
+    Ok(ArchivedHeader { head, content_bytes, header_bytes: size + 8 })
 }
 
 #[cfg(test)]
@@ -115,8 +131,10 @@ mod tests {
             let outer = if xattrs.len() < 255 { 1 } else { 2 };
             let end = xattrs.len();
             xattrs.extend_from_slice(&end.to_le_bytes()[..outer]);
-            let bytes = Head::link(0, 0, target.into_bytes(), xattrs.into()).archived(size);
-            prop_assert_eq!(read_archived_header(&bytes), Ok((size, bytes.len())));
+            let head = Head::link(0, 0, target.into_bytes(), xattrs.into());
+            let bytes = head.archived(size);
+            let whole = ArchivedHeader { head, content_bytes: size, header_bytes: bytes.len() };
+            prop_assert_eq!(read_archived_header(&bytes), Ok(whole));
             for len in [0, 7, 8, bytes.len() - 1] {
                 prop_assert!(read_archived_header(&bytes[..len]).is_err());
             }

@@ -16,8 +16,8 @@ pub fn metadata(bytes: &[u8]) {
     let _ = read_dirtree(bytes, &mut |_| {});
     let _ = check_dirmeta(bytes);
     let _ = check_xattrs(bytes);
-    if let Ok((_, header_bytes)) = read_archived_header(bytes) {
-        assert!(header_bytes <= bytes.len());
+    if let Ok(header) = read_archived_header(bytes) {
+        assert!(header.header_bytes <= bytes.len());
     }
 }
 

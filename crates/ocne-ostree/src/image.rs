@@ -19,7 +19,7 @@ use crate::timestamp::rfc3339;
 /// The configuration of nginx in our layer: what the base's own one serves, nobody knows.
 const NGINX_CONFIG: &str = include_str!("nginx.conf");
 const NGINX_CONFIG_PATH: &str = "etc/ock-ostree/nginx.conf";
-const NGINX_FILES: &[(&str, &[u8])] = &[(NGINX_CONFIG_PATH, NGINX_CONFIG.as_bytes())];
+pub(crate) const NGINX_FILES: &[(&str, &[u8])] = &[(NGINX_CONFIG_PATH, NGINX_CONFIG.as_bytes())];
 /// The document root of nginx, and so of our own server.
 const DOCUMENT_ROOT: &str = "/usr/share/nginx/html";
 /// Where our own server is.

@@ -13,10 +13,10 @@ use sha2::{Digest as _, Sha256};
 use crate::checksum::Checksum;
 use crate::content::Head;
 use crate::error::{OstreeError, printable};
-use crate::gvariant::{Malformed, lookup};
+use crate::gvariant::Malformed;
 use crate::image::ImageOptions;
 use crate::layer_input::{Bomb, LayerInput};
-use crate::metadata::{Commit, check_dirmeta, check_xattrs};
+use crate::metadata::{Commit, check_dirmeta, check_xattrs, signatures};
 use crate::object::{Kind, Name, Object, parse_name};
 use crate::source::Encapsulated;
 use crate::walk;
@@ -28,9 +28,9 @@ const PIECE_BYTES: usize = 1 << 20;
 /// How many layers are opened ahead of the one that is read.
 const AHEAD: usize = 2;
 /// The most files, folders and kinds of attributes that a commit may have.
-const OBJECTS_MAX: usize = 1_000_000;
+pub(crate) const OBJECTS_MAX: usize = 1_000_000;
 /// The most that all folders of a commit may take, or the extended attributes in one layer.
-const METADATA_MAX_BYTES: usize = 32 << 20;
+pub(crate) const METADATA_MAX_BYTES: usize = 32 << 20;
 /// More threads than this only wait for the one that reads.
 const WORKERS_MAX: usize = 16;
 
@@ -58,8 +58,8 @@ pub struct Imported {
     pub checksum: Checksum,
     /// The commit.
     pub commit: Commit,
-    /// Whether it has GPG signatures. They are handed on, and not verified here.
-    pub signed: bool,
+    /// Its GPG signatures. They are handed on, and not verified here.
+    pub signatures: Vec<Vec<u8>>,
     /// How many objects of which kind there are.
     pub objects: ObjectCounts,
     /// Size of the content of all files, uncompressed.
@@ -157,8 +157,8 @@ impl From<Closed> for Stop {
 #[derive(Default)]
 pub(crate) struct Found {
     pub commit: Option<(Checksum, Commit)>,
-    /// What belongs to a commit: its name, and whether it has signatures.
-    pub commitmeta: Option<(Checksum, bool)>,
+    /// What belongs to a commit: its name, and the signatures.
+    pub commitmeta: Option<(Checksum, Vec<Vec<u8>>)>,
     pub dirtrees: HashMap<Checksum, Box<[u8]>>,
     pub dirmetas: HashSet<Checksum>,
     pub files: HashSet<Checksum>,
@@ -301,9 +301,8 @@ impl Reader<'_, '_> {
                 found.commit.replace((object.checksum, commit)).is_none()
             }
             Kind::CommitMeta => {
-                let signatures = lookup(&bytes, "ostree.gpgsigs", "aay");
-                let signed = signatures.map_err(|source| malformed(object, source))?.is_some();
-                match found.commitmeta.replace((object.checksum, signed)) {
+                let signatures = signatures(&bytes).map_err(|source| malformed(object, source))?;
+                match found.commitmeta.replace((object.checksum, signatures)) {
                     Some((other, _)) if other != object.checksum => {
                         let object = object.to_string();
                         return Err(OstreeError::Unreachable { count: 1, object }.into());
@@ -418,14 +417,14 @@ impl Reader<'_, '_> {
             return Err(OstreeError::RefBinding { wanted, found: names.clone() });
         }
         walk::walk(found, &commit)?;
-        if let Some((other, _)) = found.commitmeta.filter(|(c, _)| *c != checksum) {
-            let object = Object { checksum: other, kind: Kind::CommitMeta }.to_string();
+        if let Some((other, _)) = found.commitmeta.as_ref().filter(|(c, _)| *c != checksum) {
+            let object = Object { checksum: *other, kind: Kind::CommitMeta }.to_string();
             return Err(OstreeError::Unreachable { count: 1, object });
         }
         Ok(Imported {
             checksum,
             commit,
-            signed: found.commitmeta.is_some_and(|(_, signed)| signed),
+            signatures: found.commitmeta.take().map(|(_, signatures)| signatures).unwrap_or_default(),
             objects: ObjectCounts {
                 files: found.files.len(),
                 dirtrees: found.dirtrees.len(),

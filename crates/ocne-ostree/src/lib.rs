@@ -10,6 +10,7 @@
 //! The crate is synchronous, and opens no file by itself.
 
 mod archive;
+mod audit;
 mod checksum;
 mod content;
 mod error;
@@ -30,10 +31,11 @@ mod walk;
 mod workers;
 
 pub use archive::Blob;
+pub use audit::audit_image;
 pub use checksum::Checksum;
 pub use error::OstreeError;
 pub use gvariant::Malformed;
 pub use image::{Base, BaseImage, BaseLayer, ImageOptions, Written, verify_image, write_image};
 pub use import::{Imported, Layers, ObjectCounts, OpenLayer};
-pub use metadata::Commit;
+pub use metadata::{Commit, signatures};
 pub use source::Encapsulated;

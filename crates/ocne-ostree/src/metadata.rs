@@ -26,6 +26,8 @@ pub struct Commit {
     pub root_tree: Checksum,
     /// Owner, mode and extended attributes of the root folder.
     pub root_meta: Checksum,
+    /// All of it, which is what signatures are of.
+    pub bytes: Box<[u8]>,
 }
 
 impl Commit {
@@ -57,7 +59,26 @@ impl Commit {
             ),
         };
         let version = lookup(metadata, "version", "s")?.map(string).transpose()?.map(str::to_owned);
-        Ok(Self { timestamp_seconds, subject, ref_binding, version, root_tree, root_meta })
+        Ok(Self {
+            timestamp_seconds,
+            subject,
+            ref_binding,
+            version,
+            root_tree,
+            root_meta,
+            bytes: bytes.into(),
+        })
+    }
+}
+
+/// The GPG signatures in what belongs to a commit, `a{sv}`.
+///
+/// # Errors
+/// When it is malformed.
+pub fn signatures(bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
+    match lookup(bytes, "ostree.gpgsigs", "aay")? {
+        None => Ok(Vec::new()),
+        Some(signatures) => Array::new(signatures, 1)?.map(|s| s.map(<[u8]>::to_vec)).collect(),
     }
 }
 

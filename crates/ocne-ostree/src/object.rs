@@ -45,6 +45,11 @@ impl Kind {
             Self::FileXattrsLink => "file-xattrs-link",
         }
     }
+
+    /// The extension in an archive repository.
+    fn archive_extension(self) -> &'static str {
+        if self == Self::File { "filez" } else { self.extension() }
+    }
 }
 
 /// An object.
@@ -64,8 +69,7 @@ impl Object {
     /// Its place below the repository's folder `objects`, in an archive repository.
     pub fn archive_name(&self) -> String {
         let hex = self.checksum.hex();
-        let extension = if self.kind == Kind::File { "filez" } else { self.kind.extension() };
-        format!("{}/{}.{extension}", &hex[..2], &hex[2..])
+        format!("{}/{}.{}", &hex[..2], &hex[2..], self.kind.archive_extension())
     }
 }
 
@@ -87,14 +91,22 @@ pub(crate) fn parse_name(name: &[u8]) -> Name {
         return Name::Escapes;
     }
     let Some(rest) = name.strip_prefix(FOLDER) else { return Name::Elsewhere };
-    let object = || {
-        let (folder, rest) = rest.split_at_checked(2)?;
-        let (hex, extension) = rest.strip_prefix(b"/")?.split_at_checked(62)?;
-        let extension = extension.strip_prefix(b".")?;
-        let kind = Kind::ALL.into_iter().find(|k| k.extension().as_bytes() == extension)?;
-        Some(Object { checksum: Checksum::from_hex(&[folder, hex].concat())?, kind })
-    };
-    object().map_or(Name::NoObject, Name::Object)
+    object(rest, Kind::extension).map_or(Name::NoObject, Name::Object)
+}
+
+/// Reads the name of a file of an archive repository: `objects/XX/REST.TYPE`.
+pub(crate) fn parse_archive_name(name: &[u8]) -> Name {
+    let Some(rest) = name.strip_prefix(b"objects/") else { return Name::Elsewhere };
+    object(rest, Kind::archive_extension).map_or(Name::NoObject, Name::Object)
+}
+
+/// Reads `XX/REST.TYPE`.
+fn object(name: &[u8], extension_of: fn(Kind) -> &'static str) -> Option<Object> {
+    let (folder, rest) = name.split_at_checked(2)?;
+    let (hex, extension) = rest.strip_prefix(b"/")?.split_at_checked(62)?;
+    let extension = extension.strip_prefix(b".")?;
+    let kind = Kind::ALL.into_iter().find(|k| extension_of(*k).as_bytes() == extension)?;
+    Some(Object { checksum: Checksum::from_hex(&[folder, hex].concat())?, kind })
 }
 
 #[cfg(test)]

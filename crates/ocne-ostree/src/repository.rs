@@ -9,9 +9,9 @@ use crate::error::OstreeError;
 use crate::object::Object;
 
 /// The folder that is served, as nginx has it; people put kickstart files there.
-const DOCUMENT_ROOT: &str = "usr/share/nginx/html";
+pub(crate) const DOCUMENT_ROOT: &str = "usr/share/nginx/html";
 /// The repository's own configuration. Old clients know `archive-z2`, and new ones still do.
-const CONFIG: &[u8] = b"[core]\nrepo_version=1\nmode=archive-z2\n";
+pub(crate) const CONFIG: &[u8] = b"[core]\nrepo_version=1\nmode=archive-z2\n";
 /// Folders that are there even when they are empty.
 const FOLDERS: [&str; 9] = [
     "extensions",

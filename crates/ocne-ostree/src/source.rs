@@ -69,7 +69,10 @@ impl Encapsulated {
     }
 
     /// Whether the label, if there is one, names this commit.
-    pub(crate) fn check_commit(&self, commit: Checksum) -> Result<(), OstreeError> {
+    ///
+    /// # Errors
+    /// When it names another one.
+    pub fn check_commit(&self, commit: Checksum) -> Result<(), OstreeError> {
         match self.labels.get(COMMIT) {
             Some(label) if *label != commit.hex() => {
                 Err(OstreeError::CommitLabel { label: label.chars().take(100).collect(), commit })

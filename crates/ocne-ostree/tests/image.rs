@@ -137,3 +137,50 @@ fn large_files_and_long_attributes_come_back() {
     assert_eq!(written.imported.checksum.hex(), commit.trim());
     judge(&output, &["--commit", commit.trim(), "--tree", &tree, "--no-ctr", "--client-mode", "archive"]);
 }
+
+#[test]
+fn an_image_of_somebody_else_is_audited() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = dir.path().join("out.tar");
+    let written = convert(&Image::read(&sample()), server(), &options(), &output).unwrap();
+    let cancel = std::sync::atomic::AtomicBool::new(false);
+    let audit = |path: &std::path::Path| {
+        ocne_ostree::audit_image(fs_err::File::open(path).unwrap().into_parts().0, "ock", &cancel)
+    };
+    assert_eq!(audit(&output).unwrap(), written);
+    // Each with all digests made right again.
+    let other = dir.path().join("other.tar");
+    let changes: [(&str, Change); 7] = [
+        ("content", |name, content| flip(name, content, ".filez", usize::MAX)),
+        ("owner", |name, content| flip(name, content, ".filez", 19)),
+        ("size", |name, content| flip(name, content, ".filez", 15)),
+        ("folder", |name, content| flip(name, content, ".dirtree", 3)),
+        ("ref", |name, content| flip(name, content, "heads/ock", 3)),
+        ("config", |name, content| flip(name, content, "ostree/config", 3)),
+        ("missing", |name, _| !name.ends_with(".dirmeta")),
+    ];
+    for (what, change) in changes {
+        support::rewrite(&output, &other, &mut |name, content| change(name, content));
+        let error = audit(&other).unwrap_err();
+        assert!(!matches!(error, ocne_ostree::OstreeError::Output { .. }), "{what}: {error}");
+    }
+    support::rewrite(&output, &other, &mut |_, _| true);
+    assert_eq!(audit(&other).unwrap().imported, written.imported);
+    let bytes = fs_err::read(&output).unwrap();
+    for len in [0, 511, 512, bytes.len() / 2, bytes.len() - 3000] {
+        fs_err::write(&other, &bytes[..len]).unwrap();
+        assert!(audit(&other).is_err(), "cut to {len} bytes");
+    }
+}
+
+/// What becomes of a file, and whether it stays.
+type Change = fn(&str, &mut Vec<u8>) -> bool;
+
+/// Changes a bit of a file of this kind; the last byte if it is shorter.
+fn flip(name: &str, content: &mut [u8], end: &str, at: usize) -> bool {
+    if name.ends_with(end) {
+        let at = at.min(content.len() - 1);
+        content[at] ^= 1;
+    }
+    true
+}

@@ -136,6 +136,76 @@ pub struct PullOutcome {
     pub traffic: Traffic,
 }
 
+/// What an agent is to make a file of.
+pub struct Order<'a> {
+    /// What it makes, and of what; it may have a secret.
+    pub source: Value,
+    /// Tells the order from others, so that what is there of another one is not taken for this one's.
+    pub key: String,
+    /// How many files the agent gets from here, at most.
+    pub files: usize,
+    /// Opens one of them, from 0 on; each is opened once, in their order.
+    pub open: &'a mut dyn FnMut(usize) -> Result<Box<dyn ReadAt + 'a>, TransferError>,
+    /// The most that the new file may have.
+    pub max_bytes: u64,
+}
+
+impl fmt::Debug for Order<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Order").field("key", &self.key).field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+/// What an agent made of an order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OrderOutcome {
+    /// What the agent says of it.
+    pub report: Value,
+    /// The new file.
+    pub output: WholeFile,
+    /// Name and version of the agent.
+    pub agent: String,
+    /// What went over the wire.
+    pub traffic: Traffic,
+}
+
+/// Has an agent make an image that serves an ostree commit, and receives it into `into`, which has the beginning of it or
+/// nothing. Files that a former session brought there are not sent again.
+///
+/// `sent` hears how much of all files was sent, and `received` how much of the new one is there.
+///
+/// # Errors
+/// See [`TransferError`]; after [`TransferError::NotAsSent`] what is in `into` is of no use.
+pub fn order_ostree<R: Read, W: Write, F: Read + Write + Seek>(
+    channel: &mut Channel<R, W>,
+    order: Order<'_>,
+    into: &mut F,
+    task: Task<'_>,
+    sent: &mut dyn FnMut(u64),
+    received: &mut dyn FnMut(u64),
+) -> Result<OrderOutcome, TransferError> {
+    let agent = greet(channel, task.program, Mode::Ostree)?;
+    let Order { source, key, files, open, max_bytes } = order;
+    let (source, key) = (Some(source), Some(key));
+    let job = Job { mode: Mode::Ostree, size_bytes: max_bytes, key, source, options: task.options };
+    channel.send_json(FrameKind::Job, &job)?;
+    drop(job);
+    let wanted: Vec<usize> = channel.expect_json(FrameKind::Want)?;
+    if !wanted.is_sorted_by(|a, b| a < b) || wanted.last().is_some_and(|last| *last >= files) {
+        return Err(TransferError::protocol("files are wanted that there are not"));
+    }
+    let mut before_bytes = 0;
+    for number in wanted {
+        let file = open(number)?;
+        send_whole(channel, &*file, task.cancel, &mut |bytes| sent(before_bytes + bytes))?;
+        before_bytes += file.size_bytes();
+    }
+    let outcome = collect(channel, agent, 0, None, task.events, task.cancel)?;
+    let output = receive_whole(channel, into, max_bytes, task.cancel, received)?;
+    let (report, agent, traffic) = (outcome.report, outcome.agent, channel.traffic());
+    Ok(OrderOutcome { report, output, agent, traffic })
+}
+
 fn greet<R: Read, W: Write>(
     channel: &mut Channel<R, W>,
     program: &str,

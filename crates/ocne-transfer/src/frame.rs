@@ -40,6 +40,8 @@ pub enum FrameKind {
     Sent = 12,
     /// Is the other side there? It answers with one of these too, unless it has something else to say.
     Ping = 13,
+    /// JSON: the numbers of the files that the agent does not have yet.
+    Want = 14,
 }
 
 impl FrameKind {
@@ -58,6 +60,7 @@ impl FrameKind {
             11 => Self::Durable,
             12 => Self::Sent,
             13 => Self::Ping,
+            14 => Self::Want,
             _ => return None,
         })
     }

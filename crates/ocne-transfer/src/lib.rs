@@ -15,4 +15,4 @@ mod whole;
 
 pub use channel::{Channel, Traffic, WINDOW_BYTES};
 pub use error::{CODE_AGAIN, TransferError, with_causes};
-pub use whole::{ReadAt, receive_whole, send_whole, sha256_of};
+pub use whole::{InOrder, ReadAt, receive_whole, send_whole, sha256_of};

@@ -25,6 +25,8 @@ pub enum Mode {
     Full,
     /// It fetches the image itself, and the whole result goes to the client.
     Pull,
+    /// It makes a container image that serves an ostree commit, of images that it fetches itself or gets the files of.
+    Ostree,
 }
 
 impl Mode {
@@ -34,6 +36,7 @@ impl Mode {
             Self::Blocks => "blocks",
             Self::Full => "full",
             Self::Pull => "pull",
+            Self::Ostree => "ostree",
         }
     }
 }
@@ -52,7 +55,8 @@ pub struct Hello {
 impl Hello {
     /// The greeting of a program of this release.
     pub fn of(program: &str) -> Self {
-        let modes = [Mode::Blocks, Mode::Full, Mode::Pull].map(|mode| mode.name().to_owned()).into();
+        let modes =
+            [Mode::Blocks, Mode::Full, Mode::Pull, Mode::Ostree].map(|mode| mode.name().to_owned()).into();
         Self { protocol: PROTOCOL.to_owned(), program: program.to_owned(), modes }
     }
 }

@@ -1,7 +1,9 @@
 //! A whole file from one side to the other, from where the receiver has it already.
 
+use std::fmt;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use sha2::{Digest as _, Sha256};
 
@@ -28,6 +30,42 @@ impl ReadAt for ocne_disk::PatchedFile<'_> {
 
     fn read_exact_at(&self, into: &mut [u8], offset_bytes: u64) -> std::io::Result<()> {
         self.read_exact_at(into, offset_bytes)
+    }
+}
+
+/// A file that comes once, from its start to its end.
+pub struct InOrder<R> {
+    input: Mutex<(R, u64)>,
+    size_bytes: u64,
+}
+
+impl<R> fmt::Debug for InOrder<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InOrder").field("size_bytes", &self.size_bytes).finish_non_exhaustive()
+    }
+}
+
+impl<R: Read> InOrder<R> {
+    /// A file of this size.
+    pub fn new(input: R, size_bytes: u64) -> Self {
+        Self { input: Mutex::new((input, 0)), size_bytes }
+    }
+}
+
+impl<R: Read> ReadAt for InOrder<R> {
+    fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    fn read_exact_at(&self, into: &mut [u8], offset_bytes: u64) -> std::io::Result<()> {
+        let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
+        let (reader, at_bytes) = &mut *input;
+        if offset_bytes != *at_bytes {
+            return Err(std::io::Error::other("a file that comes once is not read anywhere"));
+        }
+        reader.read_exact(into)?;
+        *at_bytes += into.len() as u64;
+        Ok(())
     }
 }
 

@@ -179,6 +179,17 @@ fn what_cannot_be_is_said() {
     let said = Ran::of(ocne.env("OCNE_AGENT_DIR", home.path())).failed(1);
     assert!(said.contains("the program `ocne-serve-amd64` is not there"), "{said}");
     assert!(said.contains("hint: `make serve` builds it"), "{said}");
+    // Nobody has signed it; and what is no key is none.
+    let key = home.path().join("key");
+    fs_err::write(&key, "no key").unwrap();
+    let mut arguments = create(&image, &image, "out.tar");
+    arguments.extend(["--gpg-key", key.to_str().unwrap()]);
+    let said = home.run(&arguments).failed(1);
+    assert!(
+        said.contains("cannot read GPG keys from") && said.contains("hint: `gpg --export KEY`"),
+        "{said}"
+    );
+    fs_err::remove_file(&key).unwrap();
     // The source is never replaced.
     let copy = home.path().join("source.ociarchive");
     fs_err::copy(image.strip_prefix("oci-archive:").unwrap(), &copy).unwrap();
@@ -200,12 +211,16 @@ fn a_plan_writes_nothing() {
     assert_eq!(names(home.path()), [".ocne"]);
 }
 
+/// Moments at which a run is ended, and by what.
+const KILLS: u32 = 30;
+const SIGNALS: [Signal; 5] = [Signal::KILL, Signal::INT, Signal::KILL, Signal::INT, Signal::TERM];
+
 /// An encapsulated image that takes a moment to convert.
 fn large(folder: &Path) -> String {
     let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
     let (tar, json, repo, image) =
         (path("tree.tar"), path("tree.json"), path("repo"), path("large.ociarchive"));
-    run("mktree.py", &["--tar", &tar, "--manifest", &json, "--payload-mib", "30"]);
+    run("mktree.py", &["--tar", &tar, "--manifest", &json, "--payload-mib", "6"]);
     let ostree = |arguments: &[&str]| {
         let mut ostree = Command::new("ostree");
         Ran::of(ostree.arg(format!("--repo={repo}")).args(arguments).env("LC_ALL", "C.UTF-8")).ok()
@@ -239,8 +254,8 @@ fn signals_at_random_moments_leave_nothing() {
     let started = Instant::now();
     home.run(&arguments).ok();
     let (whole, wanted) = (started.elapsed(), sum());
-    for round in 0..9_u32 {
-        let signal = [Signal::KILL, Signal::INT, Signal::TERM][usize::try_from(round % 3).unwrap()];
+    for round in 0..KILLS {
+        let signal = SIGNALS[usize::try_from(round % 5).unwrap()];
         let _ = fs_err::remove_file(&output);
         let child = home.ocne(&arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         // The moment is what is tested: spread over the whole run, and a little beyond.
@@ -370,16 +385,88 @@ fn an_upload_to_a_registry_that_asks_who_we_are() {
     assert_eq!(upload(&["-q", "--creds", "me:open:sesame"]).ok(), format!("{digest}\n"));
     let said = upload(&["--creds", "me:secret-thing"]).failed(3);
     assert!(!said.contains("secret-thing"), "{said}");
-    // Elsewhere, the same image.
+    // For programs: a record, and progress of every blob.
+    let ran = upload(&["-o", "json", "--progress", "json", "--creds", "me:open:sesame"]);
+    let lines = ran.stderr.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines.for_each(|line| assert_schema("progress.schema.json", &line));
+    let record: Value = serde_json::from_str(&ran.ok()).unwrap();
+    assert_schema("copy-record.schema.json", &record);
+    assert_eq!((&record["digest"], &record["sent_bytes"]), (&digest.as_str().into(), &0.into()));
     let source = format!("oci-archive:{}", file.display());
+    let ran = home.run(&["image", "copy", "--progress", "json", &source, "dir:again"]);
+    let parts = ran.stderr.lines().filter(|line| line.contains(r#""event":"part""#));
+    let last = parts
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .filter(|p| p["done_bytes"] == p["total_bytes"]);
+    let names: std::collections::BTreeSet<String> = last.map(|p| p["part"].to_string()).collect();
+    assert_eq!(names.len(), 7, "six layers and the configuration: {names:?}");
+    // Elsewhere, the same image.
     for other in ["dir:out", "oci:layout:x"] {
         assert_eq!(home.run(&["image", "copy", "-q", &source, other]).ok(), format!("{digest}\n"));
     }
     let ran = home.run(&["image", "copy", &source, "docker-archive:out.tar:a/b:1"]);
     assert!(ran.stderr.contains("The manifest is not the same as before: a docker-archive has no manifest"));
     ran.ok();
+    at_a_terminal(&home, &host, &["image", "copy", &source, &to]);
     let said = home.run(&["image", "upload", "-f", "x", "-d", &to]).failed(2);
     assert!(said.contains("only an image of type ostree has a destination"), "{said}");
+}
+
+/// Answers questions on a terminal, which show on it what is typed unless it is a password.
+const TERMINAL: &str = r#"
+import json, os, pty, sys
+command, answers = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+pid, fd = pty.fork()
+if pid == 0:
+    os.execv(command[0], command)
+seen, asked = b"", 0
+while True:
+    try:
+        data = os.read(fd, 4096)
+    except OSError:
+        break
+    seen += data
+    if asked < len(answers) and answers[asked][0].encode() in seen:
+        os.write(fd, answers[asked][1].encode() + b"\n")
+        asked += 1
+sys.stdout.buffer.write(seen)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) or asked != len(answers))
+"#;
+
+/// Name and password are asked for where there is a terminal, and kept if that is wanted.
+fn at_a_terminal(home: &Home, host: &str, push: &[&str]) {
+    let run = |arguments: &[&str], answers: &[[&str; 2]]| {
+        let ocne = home.ocne(arguments);
+        let command: Vec<String> = [ocne.get_program()]
+            .into_iter()
+            .chain(ocne.get_args())
+            .map(|a| a.to_str().unwrap().to_owned())
+            .collect();
+        let mut python = Command::new("python3");
+        python
+            .args(["-c", TERMINAL])
+            .args([serde_json::json!(command), serde_json::json!(answers)].map(|j| j.to_string()));
+        python.current_dir(home.path()).env_clear();
+        python
+            .envs(ocne.get_envs().filter_map(|(name, value)| Some((name, value?))))
+            .env("PATH", "/usr/bin:/bin");
+        let ran = Ran::of(&mut python);
+        assert!(!ran.stdout.contains("open:sesame"), "the password is shown: {}", ran.stdout);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        ran.stdout
+    };
+    let name = format!("Name at {host}: ");
+    let password = format!("Password of me at {host}: ");
+    let said = run(&["registry", "login", host], &[[&name, "me"], [&password, "open:sesame"]]);
+    assert!(said.contains(&format!("Logged in to {host}")), "{said}");
+    assert_eq!(home.run(&["registry", "whoami", host]).ok(), "me\n");
+    home.run(&["registry", "logout", host]).ok();
+    // A push asks too, and only keeps what it was told if that is wanted.
+    let keep = format!("Keep name and password for {host}");
+    run(push, &[[&name, "me"], [&password, "open:sesame"], [&keep, "n"]]);
+    home.run(&["registry", "whoami", host]).failed(1);
+    run(push, &[[&name, "me"], [&password, "open:sesame"], [&keep, "y"]]);
+    assert_eq!(home.run(&["registry", "whoami", host]).ok(), "me\n");
 }
 
 #[test]
@@ -408,8 +495,8 @@ fn copies_that_are_killed_leave_nothing_and_go_on() {
     home.run(&["image", "copy", &image, &format!("oci-archive:{path}/a.tar")]).ok();
     let whole = started.elapsed();
     fs_err::remove_file(work.join("a.tar")).unwrap();
-    for round in 0..12_u32 {
-        let signal = [Signal::KILL, Signal::INT, Signal::TERM][usize::try_from(round % 3).unwrap()];
+    for round in 0..KILLS {
+        let signal = SIGNALS[usize::try_from(round % 5).unwrap()];
         // Each round has a repository of its own, or all would be there already.
         let to = places[usize::try_from(round % 4).unwrap()].replace("large", &format!("large{round}"));
         let mut copy = home.ocne(&["image", "copy", "-q", &image, &to]);

@@ -42,7 +42,8 @@ fn values_that_cannot_be_meant() {
     refused(&create("--compression", "6"), "`--compression` is for images of type `ostree`");
     refused(&create("--base", "none"), "`--base` is for images of type `ostree`");
     let ostree = |flag, value| [&create(flag, value)[..], &["--type", "ostree"]].concat();
-    refused(&ostree("--builder", "cluster"), "in this process only");
+    refused(&ostree("--pull", "pod"), "`--pull pod` needs a cluster");
+    refused(&create("--gpg-key", "a"), "`--gpg-key` is for images of type `ostree`");
     refused(&ostree("--file", "a.qcow2"), "`--file` is for boot images");
     refused(&ostree("--seed", "a"), "`--seed` is for boot images");
     refused(&ostree("--image", "ostree-remote-image:x"), "name of a remote is missing");

@@ -59,7 +59,7 @@ pub(super) fn prepare(run: &Run<'_>, timings: &mut Timings) -> Result<Prepared, 
         });
         let pod = scope.spawn(|| {
             let started = Instant::now();
-            let pod = start_pod(&request, run.output, run.events, &stop);
+            let pod = start_pod(&request.builder, run.output, run.events, &stop);
             stop.fetch_or(pod.is_err(), Ordering::Relaxed);
             (pod, milliseconds(started.elapsed()))
         });
@@ -102,14 +102,14 @@ pub(super) fn pulling(request: &CreateRequest) -> Option<CreateRequest> {
 }
 
 /// Starts the pod of a build, if it is to be in one.
-pub(super) fn start_pod(
-    request: &CreateRequest,
+pub(crate) fn start_pod(
+    builder: &Builder,
     output: &OutputFile,
     events: Events<'_>,
     cancel: &AtomicBool,
 ) -> Result<Option<PodBuilder>, BuildError> {
     let note = PodNote::of(output);
-    match &request.builder {
+    match builder {
         Builder::Local => Ok(None),
         Builder::Cluster(settings) => PodBuilder::start(settings, note, events, cancel).map(Some),
         Builder::Auto(settings) => match PodBuilder::start(settings, note, events, cancel) {

@@ -140,3 +140,43 @@ pub fn judge(output: &Path, arguments: &[&str]) {
     let text = String::from_utf8_lossy(&found.stdout);
     assert!(found.status.success(), "{text}{}", String::from_utf8_lossy(&found.stderr));
 }
+
+/// Writes an image once more, with its last layer changed and all digests right: `change` may change files of the layer, and says
+/// whether they stay.
+#[allow(dead_code, reason = "not every test needs it")]
+pub fn rewrite(from: &Path, to: &Path, change: &mut dyn FnMut(&str, &mut Vec<u8>) -> bool) {
+    let image = Image::read(from);
+    let put = |tar: &mut tar::Builder<Vec<u8>>, name: &str, content: &[u8]| {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, name, content).unwrap();
+    };
+    let mut layer = tar::Builder::new(Vec::new());
+    let last = image.blob(image.descriptors().len() - 1);
+    for entry in tar::Archive::new(&last[..]).entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let name = entry.path().unwrap().to_str().unwrap().to_owned();
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content).unwrap();
+        if !name.ends_with('/') && change(&name, &mut content) {
+            put(&mut layer, &name, &content);
+        }
+    }
+    let layer = layer.into_inner().unwrap();
+    let digest = |bytes: &[u8]| ocne_ostree::Checksum::of(bytes).digest();
+    let mut manifest = image.manifest.clone();
+    let described = manifest["layers"].as_array_mut().unwrap().last_mut().unwrap();
+    described["digest"] = digest(&layer).into();
+    described["size"] = layer.len().into();
+    let manifest = serde_json::to_vec(&manifest).unwrap();
+    let index = serde_json::json!({ "schemaVersion": 2, "manifests": [{ "digest": digest(&manifest), "size": manifest.len() }] });
+    let mut archive = tar::Builder::new(Vec::new());
+    put(&mut archive, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
+    let first = (0..image.descriptors().len() - 1).map(|index| image.blob(index));
+    for blob in first.chain([layer, image.config.clone(), manifest]) {
+        put(&mut archive, &digest(&blob).replace("sha256:", "blobs/sha256/"), &blob);
+    }
+    put(&mut archive, "index.json", index.to_string().as_bytes());
+    fs_err::write(to, archive.into_inner().unwrap()).unwrap();
+}

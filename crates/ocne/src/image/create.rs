@@ -72,6 +72,10 @@ pub struct CreateArguments {
     /// small server in it instead [default: olcne/nginx of the settings' registry]
     #[arg(long, value_name = "REF|none")]
     base: Option<String>,
+    /// File with the GPG keys, as `gpg --export` writes it, one of which has to have signed the commit
+    /// of an image of type ostree [default: no signature is verified]
+    #[arg(long, value_name = "FILE")]
+    gpg_key: Option<PathBuf>,
     /// Level of compression of the files in an image of type ostree, 1 to 9 [default: 6]
     #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u32).range(1..=9))]
     compression: Option<u32>,
@@ -215,8 +219,11 @@ impl CreateArguments {
             Kind::Olvm => ImageKind::Olvm,
             Kind::Ostree => return Err(Failure::usage("an image of type `ostree` is no boot image")),
         };
-        for (name, given) in [("--base", self.base.is_some()), ("--compression", self.compression.is_some())]
-        {
+        for (name, given) in [
+            ("--base", self.base.is_some()),
+            ("--compression", self.compression.is_some()),
+            ("--gpg-key", self.gpg_key.is_some()),
+        ] {
             if given {
                 return Err(Failure::usage(format!("`{name}` is for images of type `ostree`")));
             }
@@ -263,7 +270,11 @@ impl CreateArguments {
     }
 
     /// The same for an image that serves ostree content.
-    fn ostree_request(&self, settings: &Settings) -> Result<OstreeRequest, Failure> {
+    fn ostree_request(
+        &self,
+        settings: &Settings,
+        global: &GlobalArguments,
+    ) -> Result<OstreeRequest, Failure> {
         for (name, given) in [
             ("--file", self.file.is_some()),
             ("--recompress", self.recompress.is_some()),
@@ -275,10 +286,6 @@ impl CreateArguments {
                     "`{name}` is for boot images, not for the type `ostree`"
                 )));
             }
-        }
-        if self.builder == BuilderChoice::Cluster {
-            return Err(Failure::usage("images of type `ostree` are made in this process only")
-                .with_hint("take `--builder local`; it needs neither root nor a container engine"));
         }
         let kubernetes_version = settings.kubernetes_version(self.version.as_deref())?;
         let source = self.image.clone().unwrap_or_else(|| settings.ostree_image(&kubernetes_version));
@@ -294,7 +301,9 @@ impl CreateArguments {
                 None => OstreeBase::Image(source::parse(&settings.base_image())?),
             },
             fetch: Box::new(self.fetch.options(settings)?),
+            gpg_keys: self.gpg_key.clone(),
             destination: self.destination()?,
+            builder: self.builder(settings, global)?,
             level: self.compression.unwrap_or(6),
             report: self.report.clone(),
             kubernetes_version,
@@ -338,7 +347,7 @@ fn is_folder(path: &Path) -> bool {
 pub fn run(arguments: &CreateArguments, global: &GlobalArguments, printer: &Printer) -> Result<(), Failure> {
     let settings = Settings::load(global, arguments.config.config.as_deref())?;
     if arguments.kind == Kind::Ostree {
-        return run_ostree(arguments, &settings, printer);
+        return run_ostree(arguments, &settings, global, printer);
     }
     let request = arguments.request(&settings, global)?;
     if arguments.plan {
@@ -359,8 +368,13 @@ pub fn run(arguments: &CreateArguments, global: &GlobalArguments, printer: &Prin
 }
 
 /// Makes an image that serves ostree content.
-fn run_ostree(arguments: &CreateArguments, settings: &Settings, printer: &Printer) -> Result<(), Failure> {
-    let request = arguments.ostree_request(settings)?;
+fn run_ostree(
+    arguments: &CreateArguments,
+    settings: &Settings,
+    global: &GlobalArguments,
+    printer: &Printer,
+) -> Result<(), Failure> {
+    let request = arguments.ostree_request(settings, global)?;
     if arguments.plan {
         return printer.data(plan::text(&ocne_build::plan_ostree(&request)?).as_bytes());
     }
