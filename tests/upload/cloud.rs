@@ -211,8 +211,7 @@ impl Cloud {
 
     /// Uploads a file into `sandbox/images`, and returns the record.
     pub fn done(&self, file: &Path, arguments: &[&str]) -> Result<Value, Failed> {
-        let ran = self.run(&mut self.command(file, arguments))?;
-        Ok(serde_json::from_str(&ran.ended(0)?.stdout)?)
+        self.run(&mut self.command(file, arguments))?.ended(0)?.record("upload-record")
     }
 
     /// The same, ready to start.
@@ -436,6 +435,13 @@ impl Ran {
         Err(format!("exit status {:?}, not {code}: {}{}", self.code, self.stdout, self.said()).into())
     }
 
+    /// What it has printed, which has to be as `docs/schemas/NAME.schema.json` says.
+    pub fn record(&self, schema: &str) -> Result<Value, Failed> {
+        let record = serde_json::from_str(&self.stdout)?;
+        let wrong = crate::schema::wrong_in(&format!("{schema}.schema.json"), &record);
+        if wrong.is_empty() { Ok(record) } else { Err(format!("{schema}: {wrong:?}").into()) }
+    }
+
     /// The run, which has to have said this on standard error.
     pub fn says(self, text: &str) -> Result<Self, Failed> {
         if self.stderr.contains(text) {
@@ -450,6 +456,17 @@ impl Ran {
         let lines = self.stderr.lines().filter(|line| !line.starts_with("TRAC") && !line.starts_with("DEBU"));
         lines.collect::<Vec<_>>().join("\n")
     }
+}
+
+/// A command that another one runs, whose arguments it follows.
+pub fn inside(mut outer: Command, command: &Command) -> Command {
+    outer.arg(command.get_program()).args(command.get_args()).env_clear();
+    outer.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    outer.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    if let Some(folder) = command.get_current_dir() {
+        outer.current_dir(folder);
+    }
+    outer
 }
 
 pub fn same(what: &str, found: &Value, wanted: &Value) -> Result<(), Failed> {

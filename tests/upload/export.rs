@@ -27,7 +27,7 @@ fn there_and_back(bench: &Bench, name: &str) -> Result<(), Failed> {
     let record = cloud.done(&file, &["-a", "arm64"])?;
     let id = record["image"]["id"].as_str().ok_or("no image")?;
     let ran = cloud.run(&mut export(&cloud, id, "back.qcow2", &["--format", "qcow2"]))?.ended(0)?;
-    let done: Value = serde_json::from_str(&ran.stdout)?;
+    let done = ran.record("export-record")?;
     let back = cloud.home.join("back.qcow2");
     same("the same bytes", &json!(sha256(&back)?), &json!(sha256(&file)?))?;
     same("digest", &done["sha256"], &json!(sha256(&file)?))?;
@@ -99,7 +99,7 @@ fn faults_and_kills(bench: &Bench, name: &str) -> Result<(), Failed> {
     cloud.idle()?;
     cloud.faults(&json!([]))?;
     let ran = cloud.run(&mut export(&cloud, id, "b.qcow2", &["--format", "qcow2"]))?.ended(0)?;
-    let done: Value = serde_json::from_str(&ran.stdout)?;
+    let done = ran.record("export-record")?;
     same("bytes", &json!(sha256(&cloud.home.join("b.qcow2"))?), &json!(sha256(&file)?))?;
     if done["resumed_bytes"].as_u64().unwrap_or_default() < 1 << 20 {
         return Err(format!("nothing was resumed: {done}").into());

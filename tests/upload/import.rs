@@ -15,6 +15,7 @@ pub fn trials(bench: &Bench) -> Vec<Trial> {
         bench.trial("import::ctrl_c_and_timeout", interrupted),
         bench.trial("import::failed", failed),
         bench.trial("import::by_a_url", by_a_url),
+        bench.trial("import::killed_by_a_url", killed_by_a_url),
         bench.trial("import::refused_files", refused_files),
         bench.trial("import::list_show_and_delete", list_show_delete),
     ]
@@ -105,6 +106,35 @@ fn by_a_url(bench: &Bench, name: &str) -> Result<(), Failed> {
     cloud.clean()
 }
 
+/// A run that is killed when its import by a URL has begun, and does not know it yet: the next one finds it, and neither
+/// begins another nor ends the URL that the first one is read by.
+fn killed_by_a_url(bench: &Bench, name: &str) -> Result<(), Failed> {
+    let cloud = bench.cloud(name, &["--import-seconds", "3"])?;
+    let file = cloud.image("boot.oci", 1, 7)?;
+    let arguments = ["-a", "amd64", "--from-url"];
+    cloud.faults(&json!([{ "op": "CreateImage", "action": "delay", "seconds": 30 }]))?;
+    let run = cloud.start(&mut cloud.command(&file, &arguments))?;
+    let made = || -> Result<usize, Failed> {
+        let metrics = cloud.metrics()?;
+        Ok(metrics["images"].as_array().into_iter().flatten().filter(|i| i["displayName"] == "ock").count())
+    };
+    for _ in 0..600 {
+        if made()? > 0 {
+            break;
+        }
+        sleep(Duration::from_millis(20));
+    }
+    run.signal(Signal::KILL)?;
+    run.end(&cloud)?;
+    let record = cloud.done(&file, &arguments)?;
+    cloud.imported(&record, &file)?;
+    same("images", &json!(made()?), &json!(1))?;
+    let by_op = &cloud.metrics()?["by_op"];
+    same("URLs", &by_op["CreatePreauthenticatedRequest"], &json!(1))?;
+    same("ended", &by_op["DeletePreauthenticatedRequest"], &json!(1))?;
+    cloud.clean()
+}
+
 /// What the import would refuse is refused before a byte is sent.
 fn refused_files(bench: &Bench, name: &str) -> Result<(), Failed> {
     let cloud = bench.cloud(name, &[])?;
@@ -138,7 +168,7 @@ fn list_show_delete(bench: &Bench, name: &str) -> Result<(), Failed> {
     let listed = |more: &[&str]| -> Result<Vec<Value>, Failed> {
         let mut command =
             cloud.image_command(&[&["list", "-c", "sandbox/images", "-o", "json"], more].concat());
-        let record: Value = serde_json::from_str(&cloud.run(&mut command)?.ended(0)?.stdout)?;
+        let record = cloud.run(&mut command)?.ended(0)?.record("images")?;
         Ok(record["images"].as_array().ok_or("no list")?.clone())
     };
     // The platform images, which others have made, are not among them.
@@ -146,7 +176,7 @@ fn list_show_delete(bench: &Bench, name: &str) -> Result<(), Failed> {
     same("arm64", &listed(&["-a", "arm64"])?[0]["id"], &arm["image"]["id"])?;
     let id = amd["image"]["id"].as_str().ok_or("no id")?;
     let ran = cloud.run(&mut cloud.image_command(&["show", id, "-o", "json"]))?.ended(0)?;
-    let shown: Value = serde_json::from_str(&ran.stdout)?;
+    let shown = ran.record("images")?;
     same("shapes", &shown["image"]["shapes"], &amd["image"]["shapes"])?;
     cloud.run(&mut cloud.image_command(&["show", id]))?.ended(0)?;
     let ran = cloud.run(&mut cloud.image_command(&["delete", id]))?.ended(0)?;

@@ -12,6 +12,8 @@ mod import;
 mod network;
 mod registry;
 mod resume;
+#[path = "../schema.rs"]
+mod schema;
 mod whole;
 
 use std::process::ExitCode;

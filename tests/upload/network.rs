@@ -11,7 +11,7 @@ use std::thread;
 use libtest_mimic::{Failed, Trial};
 use serde_json::{Value, json};
 
-use crate::cloud::{Bench, Cloud, same};
+use crate::cloud::{Bench, Cloud, inside, same};
 
 pub fn trials(bench: &Bench) -> Vec<Trial> {
     vec![
@@ -156,15 +156,9 @@ fn count(cloud: &Cloud, operation: &str) -> Result<u64, Failed> {
 
 /// The same command in a mount namespace of its own, after a line of shell there.
 fn in_a_namespace(command: &Command, prepare: &str) -> Command {
-    let mut inside = Command::new("unshare");
-    inside.args(["-m", "sh", "-c", &format!("{prepare} && exec \"$@\""), "sh"]);
-    inside.arg(command.get_program()).args(command.get_args()).env_clear();
-    inside.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-    inside.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    if let Some(folder) = command.get_current_dir() {
-        inside.current_dir(folder);
-    }
-    inside
+    let mut outer = Command::new("unshare");
+    outer.args(["-m", "sh", "-c", &format!("{prepare} && exec \"$@\""), "sh"]);
+    inside(outer, command)
 }
 
 /// A proxy that leads every name to the emulator's TLS port, and cuts each connection after so many bytes from the client.

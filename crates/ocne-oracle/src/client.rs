@@ -18,6 +18,7 @@ use crate::credentials::Credentials;
 use crate::error::{OracleError, ServiceError};
 use crate::object_storage::PartBody;
 use crate::region::Service;
+use crate::secret::Secret;
 use crate::settings::Settings;
 use crate::signature::{SignedBody, ToSign};
 
@@ -343,8 +344,11 @@ impl Client {
         let date = ocne_http::format_http_date(SystemTime::now());
         let target =
             url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()));
-        let to_sign = ToSign { method: call.method.as_str(), target: &target, host, date: &date, body };
-        let authorization = to_sign.authorization(credentials).ok_or(OracleError::NoRandomness)?;
+        let delegation = credentials.delegation.as_ref().map(Secret::reveal);
+        let to_sign =
+            ToSign { method: call.method.as_str(), target: &target, host, date: &date, delegation, body };
+        let authorization = to_sign.authorization(&credentials.key_id, &credentials.key);
+        let authorization = authorization.ok_or(OracleError::NoRandomness)?;
         let client = if call.stream.is_some() { &http.streaming } else { &http.plain };
         let mut request = client
             .request(call.method.clone(), url.clone())
@@ -354,6 +358,9 @@ impl Client {
             .header("opc-request-id", random_hex()?)
             .header("opc-client-info", concat!("ocne/", env!("CARGO_PKG_VERSION")))
             .header("opc-client-retries", "true");
+        if let Some(token) = delegation {
+            request = request.header("opc-obo-token", token);
+        }
         for (name, value) in &call.headers {
             request = request.header(*name, value);
         }

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::federation::{Instance, Session, Workload};
 use crate::key::SigningKey;
+use crate::resource::Resource;
 use crate::secret::Secret;
 use crate::settings::{SettingsError, read};
 use crate::token;
@@ -16,6 +17,8 @@ pub struct Credentials {
     /// What the service finds the public key by. Of sessions it holds their token.
     pub(crate) key_id: Secret,
     pub(crate) key: SigningKey,
+    /// The token of the user in whose name an instance speaks.
+    pub(crate) delegation: Option<Secret>,
     /// When they end.
     pub(crate) expires: Option<SystemTime>,
     /// What renews them, for a hint.
@@ -30,6 +33,7 @@ pub(crate) enum TokenSource {
     Given(GivenToken),
     Instance(Instance),
     Workload(Workload),
+    Resource(Resource),
 }
 
 /// A token and its key, which others renew while this program runs.
@@ -64,6 +68,15 @@ impl Material {
         }
     }
 
+    /// Reads it as a private key.
+    pub fn key(&self, pass_phrase: Option<&Self>) -> Result<SigningKey, SettingsError> {
+        let mut warnings = Vec::new();
+        let pass_phrase = pass_phrase.map(|p| p.read("pass phrase", &mut warnings)).transpose()?;
+        let key = self.read("key", &mut warnings)?;
+        SigningKey::from_pem(key.reveal().as_bytes(), pass_phrase.as_ref())
+            .map_err(|problem| SettingsError::Key { path: self.path(), problem })
+    }
+
     fn path(&self) -> PathBuf {
         match self {
             Self::Value(_) => PathBuf::from("OCI_RESOURCE_PRINCIPAL_PRIVATE_PEM"),
@@ -78,7 +91,7 @@ impl GivenToken {
         Ok(Credentials { source: Some(Arc::new(TokenSource::Given(self))), ..found })
     }
 
-    fn read(&self, warnings: &mut Vec<String>) -> Result<Credentials, SettingsError> {
+    pub fn read(&self, warnings: &mut Vec<String>) -> Result<Credentials, SettingsError> {
         let token = self.token.read("session token", warnings)?;
         let pass_phrase = self.pass_phrase.as_ref().map(|p| p.read("pass phrase", warnings)).transpose()?;
         let key = self.key.read("key", warnings)?;
@@ -87,6 +100,7 @@ impl GivenToken {
         Ok(Credentials {
             key_id: Secret::new(format!("ST${}", token.reveal())),
             key,
+            delegation: None,
             expires: token::expiry(token.reveal()),
             renewal: self.renewal.clone(),
             source: None,
@@ -97,7 +111,14 @@ impl GivenToken {
 impl Session {
     pub fn credentials(self, source: Arc<TokenSource>) -> Credentials {
         let expires = token::expiry(self.key_id.reveal());
-        Credentials { key_id: self.key_id, key: self.key, expires, renewal: None, source: Some(source) }
+        let Self { key_id, key, delegation } = self;
+        Credentials { key_id, key, delegation, expires, renewal: None, source: Some(source) }
+    }
+}
+
+impl From<Credentials> for Session {
+    fn from(found: Credentials) -> Self {
+        Self { key_id: found.key_id, key: found.key, delegation: found.delegation }
     }
 }
 
@@ -113,6 +134,7 @@ impl Credentials {
             }
             TokenSource::Instance(instance) => instance.session().await.map(|(session, _)| session),
             TokenSource::Workload(workload) => workload.session().await,
+            TokenSource::Resource(resource) => resource.session().await,
         };
         match newer {
             Ok(session) => Some(session.credentials(Arc::clone(source))),

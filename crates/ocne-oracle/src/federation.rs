@@ -10,12 +10,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use fs_err as fs;
 use ocne_http::{Attempts, Failure, NetworkOptions};
+use reqwest::header::HeaderMap;
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder, RequestBuilder, Url};
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use serde::Deserialize;
 use serde_json::json;
 
+use crate::credentials::Material;
 use crate::key::SigningKey;
 use crate::keygen::NewKey;
 use crate::secret::Secret;
@@ -43,6 +45,8 @@ const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 pub(crate) struct Session {
     pub key_id: Secret,
     pub key: SigningKey,
+    /// The token of the user in whose name an instance speaks.
+    pub delegation: Option<Secret>,
 }
 
 /// How an instance is known.
@@ -53,6 +57,8 @@ pub(crate) struct Instance {
     federation: String,
     certificate_files: Vec<PathBuf>,
     network: NetworkOptions,
+    /// The token of the user in whose name it speaks.
+    delegation: Option<Material>,
 }
 
 /// Where an instance is.
@@ -61,6 +67,12 @@ pub(crate) struct Place {
     pub region: String,
     /// The region described, for one that the table does not have.
     pub metadata: Option<String>,
+}
+
+/// Asks who this instance is.
+pub(crate) async fn instance_id(metadata: Option<String>) -> Result<String, String> {
+    let base = metadata.unwrap_or_else(|| METADATA.to_owned());
+    Ok(ask_metadata(&base, "instance/id").await?.reveal().trim().to_ascii_lowercase())
 }
 
 /// Asks where this instance is.
@@ -80,7 +92,13 @@ impl Instance {
         network: NetworkOptions,
     ) -> Self {
         let metadata = metadata.unwrap_or_else(|| METADATA.to_owned());
-        Self { metadata, federation, certificate_files, network }
+        Self { metadata, federation, certificate_files, network, delegation: None }
+    }
+
+    /// It speaks in a user's name.
+    pub fn in_the_name_of(mut self, user: Option<Material>) -> Self {
+        self.delegation = user;
+        self
     }
 
     /// Fetches a token, and says what tenancy the instance belongs to.
@@ -125,10 +143,13 @@ impl Instance {
         })
         .await
         .map_err(|reason| format!("`{}` gives no token: {reason}", self.federation))?;
-        let token = token_of(answer.reveal().as_bytes())
+        let token = token_of(answer.0.reveal().as_bytes())
             .ok_or_else(|| format!("the answer of `{}` holds no token", self.federation))?;
         let key_id = Secret::new(format!("ST${}", token.reveal()));
-        Ok((Session { key_id, key: new.signing_key().clone() }, tenancy))
+        let delegation =
+            self.delegation.as_ref().map(|token| token.read("delegation token", &mut Vec::new()));
+        let delegation = delegation.transpose().map_err(|e| e.to_string())?;
+        Ok((Session { key_id, key: new.signing_key().clone(), delegation }, tenancy))
     }
 }
 
@@ -172,16 +193,17 @@ impl Workload {
         .await
         .map_err(|reason| format!("`{url}` gives no token: {reason}"))?;
         // Base64, bare or as a JSON string.
-        let inner = BASE64.decode(answer.reveal().trim().trim_matches('"')).ok();
+        let inner = BASE64.decode(answer.0.reveal().trim().trim_matches('"')).ok();
         let token = inner
             .and_then(|bytes| token_of(&bytes))
             .ok_or_else(|| format!("the answer of `{url}` holds no token"))?;
         let bare = token.reveal().trim_start_matches("ST$");
-        Ok(Session { key_id: Secret::new(format!("ST${bare}")), key: new.signing_key().clone() })
+        let key_id = Secret::new(format!("ST${bare}"));
+        Ok(Session { key_id, key: new.signing_key().clone(), delegation: None })
     }
 }
 
-async fn new_key() -> Result<NewKey, String> {
+pub(crate) async fn new_key() -> Result<NewKey, String> {
     let made = tokio::task::spawn_blocking(|| NewKey::generate(SESSION_BITS)).await;
     made.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
 }
@@ -191,28 +213,34 @@ async fn ask_metadata(base: &str, path: &str) -> Result<Secret, String> {
     let client = Client::builder().no_proxy().timeout(METADATA_TIMEOUT).redirect(Policy::none()).build();
     let client = client.map_err(|e| e.to_string())?;
     let asked = send(|| client.get(&url).header("authorization", METADATA_AUTHORIZATION)).await;
-    asked.map_err(|reason| format!("the metadata service does not tell `{url}`: {reason}"))
+    let told = asked.map(|(text, _)| text);
+    told.map_err(|reason| format!("the metadata service does not tell `{url}`: {reason}"))
 }
 
-fn builder(
+/// A client for a URL, which has TLS unless it is this machine's.
+pub(crate) fn builder(
     url: &str,
     certificates: &[PathBuf],
     network: &NetworkOptions,
 ) -> Result<(ClientBuilder, Url), String> {
     let url = Url::parse(url).map_err(|e| format!("`{url}` is no URL: {e}"))?;
     let host = url.host_str().unwrap_or_default();
+    if url.scheme() != "https" && !ocne_http::is_loopback(host) {
+        return Err(format!("`{url}` has no TLS, without which only this machine is spoken to"));
+    }
     let builder = ocne_http::client_builder(host, certificates, network).map_err(|e| e.to_string())?;
     Ok((builder.redirect(Policy::none()).http1_only(), url))
 }
 
 /// Sends a request, made anew for each attempt.
-async fn send(request: impl Fn() -> RequestBuilder) -> Result<Secret, String> {
+pub(crate) async fn send(request: impl Fn() -> RequestBuilder) -> Result<(Secret, HeaderMap), String> {
     let mut attempts = Attempts::new(&NetworkOptions { attempts: ATTEMPTS, ..NetworkOptions::default() });
     loop {
         let (reason, failure) = match request().send().await {
             Err(error) => (ocne_http::explain(&error), ocne_http::judge_error(&error)),
             Ok(mut response) => {
                 let status = response.status();
+                let headers = response.headers().clone();
                 let mut body = Vec::new();
                 let cut = loop {
                     match response.chunk().await {
@@ -228,7 +256,7 @@ async fn send(request: impl Fn() -> RequestBuilder) -> Result<Secret, String> {
                 };
                 if status.is_success() && cut.is_none() {
                     let text = String::from_utf8(body).map_err(|_| "its answer is no text".to_owned())?;
-                    return Ok(Secret::new(text));
+                    return Ok((Secret::new(text), headers));
                 }
                 let passing = status.as_u16() == 429 || status.is_server_error();
                 let failure = if passing { Failure::Passing(None) } else { Failure::Lasting };

@@ -17,6 +17,7 @@ mod key;
 mod keygen;
 mod object_storage;
 mod region;
+mod resource;
 mod secret;
 mod settings;
 mod setup;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
@@ -30,18 +31,13 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         format!("/n/{}/b/{}", encode(&self.namespace), encode(&self.name))
     }
 
     /// Where its objects are listed.
     pub(crate) fn objects(&self) -> String {
         format!("{}/o", self.path())
-    }
-
-    /// Where its uploads are listed.
-    pub(crate) fn uploads(&self) -> String {
-        format!("{}/u", self.path())
     }
 
     fn object(&self, kind: &str, object: &str) -> String {
@@ -101,7 +97,7 @@ pub struct PartBody {
     pub md5: String,
     /// Their CRC-32C, in base64, if the service is to compare that too.
     pub crc32c: Option<String>,
-    open: Box<dyn Fn() -> BoxStream<'static, io::Result<Vec<u8>>> + Send + Sync>,
+    open: Box<dyn Fn() -> BoxStream<'static, io::Result<Bytes>> + Send + Sync>,
 }
 
 impl PartBody {
@@ -110,12 +106,12 @@ impl PartBody {
         length_bytes: u64,
         md5: String,
         crc32c: Option<String>,
-        open: impl Fn() -> BoxStream<'static, io::Result<Vec<u8>>> + Send + Sync + 'static,
+        open: impl Fn() -> BoxStream<'static, io::Result<Bytes>> + Send + Sync + 'static,
     ) -> Self {
         Self { length_bytes, md5, crc32c, open: Box::new(open) }
     }
 
-    pub(crate) fn open(&self) -> BoxStream<'static, io::Result<Vec<u8>>> {
+    pub(crate) fn open(&self) -> BoxStream<'static, io::Result<Bytes>> {
         (self.open)()
     }
 }

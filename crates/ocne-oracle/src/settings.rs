@@ -19,6 +19,7 @@ use crate::secret::Secret;
 use crate::token;
 
 mod error;
+mod resource;
 
 pub use error::SettingsError;
 use error::{INSTANCE, POD};
@@ -31,6 +32,8 @@ const RESOURCE_VERSION: &str = "OCI_RESOURCE_PRINCIPAL_VERSION";
 const RESOURCE_REGION: &str = "OCI_RESOURCE_PRINCIPAL_REGION";
 /// Where the metadata service is, if not where it always is.
 const METADATA_URL: &str = "OCI_METADATA_BASE_URL";
+/// What a profile says whose users speak through an instance, as that of the Cloud Shell.
+const DELEGATION: &str = "delegation_token_with_instance_principal";
 /// What the firmware of every instance says.
 const CHASSIS: (&str, &str) = ("/sys/class/dmi/id/chassis_asset_tag", "OracleCloud.com");
 
@@ -44,10 +47,12 @@ pub enum AuthKind {
     ApiKey,
     /// By a token that `oci session authenticate` fetched.
     SessionToken,
-    /// By the token that a function or another resource is given, version 2.2.
+    /// By the token that a function or another resource is given, or gets.
     ResourcePrincipal,
     /// As the instance that this runs on.
     InstancePrincipal,
+    /// As that instance in the name of a user, whose token is in a file.
+    InstanceForUser,
     /// As the pod that this runs in, in a cluster of Oracle's Kubernetes.
     WorkloadIdentity,
 }
@@ -135,9 +140,9 @@ impl Settings {
         };
         match asked {
             AuthKind::ResourcePrincipal => return Self::of_resource(request, env),
-            AuthKind::InstancePrincipal => return Self::of_instance(request, env),
+            AuthKind::InstancePrincipal => return Self::of_instance(request, env, None),
             AuthKind::WorkloadIdentity => return Self::of_pod(request, env),
-            AuthKind::Auto | AuthKind::ApiKey | AuthKind::SessionToken => {}
+            AuthKind::Auto | AuthKind::ApiKey | AuthKind::SessionToken | AuthKind::InstanceForUser => {}
         }
         let home = env("HOME").map(PathBuf::from).unwrap_or_default();
         let (path, is_named) = config_path(request, env, &home);
@@ -160,7 +165,7 @@ impl Settings {
                     }
                     let chassis = fs::read_to_string(CHASSIS.0).unwrap_or_default();
                     if env(METADATA_URL).is_some() || chassis.trim() == CHASSIS.1 {
-                        return Self::of_instance(request, env);
+                        return Self::of_instance(request, env, None);
                     }
                 }
                 return Err(SettingsError::NoConfig { path });
@@ -175,6 +180,15 @@ impl Settings {
             return Err(SettingsError::NoProfile { path, profile, present });
         }
         let sources = Sources { env, file: &file, path: &path, profile: &profile };
+        let says_so = || sources.find("", "authentication_type").as_deref() == Some(DELEGATION);
+        if asked == AuthKind::InstanceForUser || (asked == AuthKind::Auto && says_so()) {
+            let token = sources.need("OCI_CLI_DELEGATION_TOKEN_FILE", "delegation_token_file")?;
+            let token = Material::File(expand(Path::new(&token), &home));
+            token.read("delegation token", &mut warnings)?;
+            let region = request.region.clone().or_else(|| sources.find("OCI_CLI_REGION", "region"));
+            let request = SettingsRequest { region, ..request.clone() };
+            return Self::of_instance(&request, env, Some(token));
+        }
         let region = match &request.region {
             Some(region) => region.clone(),
             None => sources
@@ -189,42 +203,11 @@ impl Settings {
         Ok(place.settings(credentials, tenancy, user, profile.clone(), warnings))
     }
 
-    /// The settings of a function or another resource, which has no configuration file.
-    fn of_resource(
-        request: &SettingsRequest,
-        env: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<Self, SettingsError> {
-        let need = |name: &'static str| env(name).ok_or(SettingsError::NoVariable { name });
-        let version = need(RESOURCE_VERSION)?;
-        if version != "2.2" {
-            let reason = "this program knows 2.2".to_owned();
-            return Err(SettingsError::Value { name: RESOURCE_VERSION, value: version, reason });
-        }
-        let mut warnings = Vec::new();
-        let source = GivenToken {
-            token: Material::new(need("OCI_RESOURCE_PRINCIPAL_RPST")?),
-            key: Material::new(need("OCI_RESOURCE_PRINCIPAL_PRIVATE_PEM")?),
-            pass_phrase: env("OCI_RESOURCE_PRINCIPAL_PRIVATE_PEM_PASSPHRASE").map(Material::new),
-            renewal: None,
-        };
-        let credentials = source.credentials(&mut warnings)?;
-        let token = credentials.key_id.reveal().trim_start_matches("ST$");
-        let tenancy = token::tenancy(token).or_else(|| env("OCI_CLI_TENANCY"));
-        let tenancy = tenancy.ok_or(SettingsError::NoVariable { name: "OCI_CLI_TENANCY" })?;
-        let region = match &request.region {
-            Some(region) => region.clone(),
-            None => Material::new(need(RESOURCE_REGION)?).read("region", &mut warnings)?.reveal().to_owned(),
-        };
-        // Files that a platform mounts have the modes that it gives them.
-        let profile = "resource principal".to_owned();
-        let place = Place::find(request, env, &region)?;
-        Ok(place.settings(credentials, tenancy, None, profile, Vec::new()))
-    }
-
-    /// The settings of an instance of Oracle Cloud, which the metadata service tells.
+    /// The settings of an instance of Oracle Cloud, which the metadata service tells; it may speak in the name of a user.
     fn of_instance(
         request: &SettingsRequest,
         env: &dyn Fn(&str) -> Option<String>,
+        user: Option<Material>,
     ) -> Result<Self, SettingsError> {
         let refused = |reason| SettingsError::NoToken { who: INSTANCE, reason };
         let metadata = env(METADATA_URL);
@@ -236,14 +219,13 @@ impl Settings {
         let more =
             |name: &str| env(name).or_else(|| described.clone().filter(|_| name == "OCI_REGION_METADATA"));
         let place = Place::find(request, &more, &region.unwrap_or_default())?;
-        let url = match &place.endpoint {
-            Some(endpoint) => format!("{}/v1/x509", endpoint.as_str().trim_end_matches('/')),
-            None => format!("https://{}/v1/x509", place.region.federation_host()),
-        };
+        let url = format!("{}/v1/x509", place.federation_endpoint());
         let instance = Instance::new(metadata, url, place.certificate_files.clone(), request.network.clone());
+        let profile = if user.is_some() { "instance, in a user's name" } else { "instance principal" };
+        let instance = instance.in_the_name_of(user);
         let (session, tenancy) = block_on(instance.session()).map_err(refused)?;
         let credentials = session.credentials(Arc::new(TokenSource::Instance(instance)));
-        Ok(place.settings(credentials, tenancy, None, "instance principal".to_owned(), Vec::new()))
+        Ok(place.settings(credentials, tenancy, None, profile.to_owned(), Vec::new()))
     }
 
     /// The settings of a pod, which Kubernetes and the node it is on tell.
@@ -251,7 +233,8 @@ impl Settings {
         request: &SettingsRequest,
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, SettingsError> {
-        let need = |name: &'static str| env(name).ok_or(SettingsError::NoVariable { name });
+        let missing = |name: &str| SettingsError::NoVariable { name: name.to_owned() };
+        let need = |name: &str| env(name).ok_or_else(|| missing(name));
         let host = need("KUBERNETES_SERVICE_HOST")?;
         let region = match request.region.clone().or_else(|| env("OCI_CLI_REGION")) {
             Some(region) => region,
@@ -263,7 +246,7 @@ impl Settings {
         let session =
             block_on(workload.session()).map_err(|reason| SettingsError::NoToken { who: POD, reason })?;
         let tenancy = token::tenancy(session.key_id.reveal()).or_else(|| env("OCI_CLI_TENANCY"));
-        let tenancy = tenancy.ok_or(SettingsError::NoVariable { name: "OCI_CLI_TENANCY" })?;
+        let tenancy = tenancy.ok_or_else(|| missing("OCI_CLI_TENANCY"))?;
         let credentials = session.credentials(Arc::new(TokenSource::Workload(workload)));
         Ok(place.settings(credentials, tenancy, None, "workload identity".to_owned(), Vec::new()))
     }
@@ -303,6 +286,14 @@ impl Place {
         })
     }
 
+    /// Where tokens are given to who has a certificate.
+    fn federation_endpoint(&self) -> String {
+        match &self.endpoint {
+            Some(endpoint) => endpoint.as_str().trim_end_matches('/').to_owned(),
+            None => format!("https://{}", self.region.federation_host()),
+        }
+    }
+
     fn settings(
         self,
         credentials: Credentials,
@@ -335,15 +326,17 @@ fn config_path(
 
 fn auth_kind(text: &str) -> Result<AuthKind, SettingsError> {
     match text {
+        "auto" => Ok(AuthKind::Auto),
         "api_key" => Ok(AuthKind::ApiKey),
         "security_token" => Ok(AuthKind::SessionToken),
         "resource_principal" => Ok(AuthKind::ResourcePrincipal),
         "instance_principal" => Ok(AuthKind::InstancePrincipal),
+        "instance_obo_user" => Ok(AuthKind::InstanceForUser),
         "oke_workload_identity" => Ok(AuthKind::WorkloadIdentity),
         other => Err(SettingsError::Value {
             name: "OCI_CLI_AUTH",
             value: other.to_owned(),
-            reason: "this program knows api_key, security_token, instance_principal, resource_principal and oke_workload_identity".to_owned(),
+            reason: "this program knows auto, api_key, security_token, instance_principal, instance_obo_user, resource_principal and oke_workload_identity".to_owned(),
         }),
     }
 }
@@ -415,7 +408,7 @@ fn credentials(
         });
     }
     let key_id = Secret::new(format!("{tenancy}/{user}/{fingerprint}"));
-    Ok(Credentials { key_id, key, expires: None, renewal: None, source: None })
+    Ok(Credentials { key_id, key, delegation: None, expires: None, renewal: None, source: None })
 }
 
 pub(crate) fn read(

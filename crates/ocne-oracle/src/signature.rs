@@ -4,7 +4,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use sha2::{Digest as _, Sha256};
 
-use crate::credentials::Credentials;
+use crate::key::SigningKey;
+use crate::secret::Secret;
 
 /// What is signed of a request.
 #[derive(Debug, Clone, Copy)]
@@ -15,6 +16,8 @@ pub(crate) struct ToSign<'a> {
     /// With the port, unless it is the scheme's own.
     pub host: &'a str,
     pub date: &'a str,
+    /// The token of the user in whose name an instance speaks, which is sent as `opc-obo-token`.
+    pub delegation: Option<&'a str>,
     /// The body, except of uploads of objects and parts, which the service takes unsigned.
     pub body: Option<&'a SignedBody>,
 }
@@ -45,6 +48,9 @@ impl ToSign<'_> {
             ("(request-target)", format!("{} {}", self.method.to_ascii_lowercase(), self.target)),
             ("host", self.host.to_owned()),
         ];
+        if let Some(token) = self.delegation {
+            lines.push(("opc-obo-token", token.to_owned()));
+        }
         if let Some(body) = self.body {
             lines.push(("content-length", body.length.to_string()));
             lines.push(("content-type", body.content_type.to_owned()));
@@ -56,12 +62,12 @@ impl ToSign<'_> {
     }
 
     /// The header `Authorization`. None when the machine gives no randomness.
-    pub fn authorization(&self, credentials: &Credentials) -> Option<String> {
+    pub fn authorization(&self, key_id: &Secret, key: &SigningKey) -> Option<String> {
         let (names, text) = self.text();
-        let signature = credentials.key.sign(&text)?;
+        let signature = key.sign(&text)?;
         Some(format!(
             "Signature version=\"1\",keyId=\"{}\",algorithm=\"rsa-sha256\",headers=\"{names}\",signature=\"{signature}\"",
-            credentials.key_id.reveal()
+            key_id.reveal()
         ))
     }
 }
@@ -78,6 +84,7 @@ mod tests {
             target: "/20160918/instances?availabilityDomain=Pjwf%3A%20PHX-AD-1&compartmentId=ocid1.compartment.oc1..aaaaaaaam3we6vgnherjq5q2idnccdflvjsnog7mlr6rtdb25gilchfeyjxa&displayName=TeamXInstances&volumeId=ocid1.volume.oc1.phx.abyhqljrgvttnlx73nmrwfaux7kcvzfs3s66izvxf2h4lgvyndsdsnoiwr5q",
             host: "iaas.us-phoenix-1.oraclecloud.com",
             date: "Thu, 05 Jan 2014 21:31:40 GMT",
+            delegation: None,
             body: None,
         };
         let (names, text) = get.text();
@@ -92,12 +99,22 @@ mod tests {
     fn bodies_are_signed_by_their_hash() {
         let body = SignedBody::json(b"");
         assert_eq!(body.sha256, "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=");
-        let post = ToSign { method: "POST", target: "/b", host: "h:1", date: "d", body: Some(&body) };
+        let post = ToSign {
+            method: "POST",
+            target: "/b",
+            host: "h:1",
+            date: "d",
+            delegation: Some("t"),
+            body: Some(&body),
+        };
         let (names, text) = post.text();
-        assert_eq!(names, "date (request-target) host content-length content-type x-content-sha256");
+        assert_eq!(
+            names,
+            "date (request-target) host opc-obo-token content-length content-type x-content-sha256"
+        );
         assert_eq!(
             text,
-            "date: d\n(request-target): post /b\nhost: h:1\ncontent-length: 0\ncontent-type: application/json\nx-content-sha256: 47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="
+            "date: d\n(request-target): post /b\nhost: h:1\nopc-obo-token: t\ncontent-length: 0\ncontent-type: application/json\nx-content-sha256: 47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="
         );
     }
 }

@@ -1,14 +1,19 @@
 //! Who the credentials belong to, and what they may do of what an upload needs.
 
+use reqwest::Method;
 use serde::{Deserialize, Serialize};
 
-use crate::client::{Call, Client};
+use crate::client::{Call, Client, encode};
+use crate::compute::Image;
 use crate::error::OracleError;
 use crate::object_storage::Bucket;
 use crate::region::Service;
 
 /// The version of the record.
 const SCHEMA: &str = "ocne.oci.whoami/1";
+
+/// What no etag is.
+const NO_ETAG: &str = "ocne-whoami-changes-nothing";
 
 /// Who this is.
 #[derive(Debug, Clone, Serialize)]
@@ -107,35 +112,66 @@ impl Client {
         let get = |service, path: &str| {
             Call::get("look what is allowed", service, path.to_owned()).query("limit", "1")
         };
-        let has_bucket = self.has_bucket(bucket).await;
-        let absent = match &has_bucket {
-            Ok(false) => Some(format!("the bucket `{}` is not there, or may not be seen", bucket.name)),
-            _ => None,
+        // A change of what has an etag that nothing has: whoever may make it is told so, whoever may not is told that.
+        let change = async |service, method, path: String, body: Option<&serde_json::Value>| {
+            let call = Call::new("try what is allowed", service, method, path).header("if-match", NO_ETAG);
+            let call = match body {
+                Some(body) => call.json(body),
+                None => call.header("content-length", "0"),
+            };
+            match self.send(call).await {
+                Err(error) if error.status() == Some(412) => Ok(()),
+                // Who may not write is not told even that the bucket is there.
+                Err(error) if error.service().is_some_and(|e| e.code == "ObjectNotFound") => Ok(()),
+                other => other.map(|_| ()),
+            }
         };
-        let unknown = |statement: String| Right { statement, allowed: None, reason: absent.clone() };
-        if absent.is_some() {
-            rights.push(unknown(format!("manage buckets {place}")));
-            rights.push(unknown(format!("manage objects {place}")));
+        let nothing = serde_json::json!({});
+        let (buckets, objects) = (format!("manage buckets {place}"), format!("manage objects {place}"));
+        let has_bucket = self.has_bucket(bucket).await;
+        if let Ok(false) = has_bucket {
+            let absent = format!("not tried: the bucket `{}` is not there, or may not be seen", bucket.name);
+            rights.extend([not_tried(buckets, &absent), not_tried(objects, &absent)]);
         } else {
             rights.push(right(&format!("read buckets {place}"), &has_bucket));
+            let changed = change(Service::ObjectStorage, Method::POST, bucket.path(), Some(&nothing)).await;
+            rights.push(right(&buckets, &changed));
             let listed = self.send(get(Service::ObjectStorage, &bucket.objects())).await;
             rights.push(right(&format!("read objects {place}"), &listed));
-            let uploads = self.send(get(Service::ObjectStorage, &bucket.uploads())).await;
-            rights.push(right(&format!("manage objects {place}"), &uploads));
+            let object = format!("{}/ocne_whoami", bucket.objects());
+            rights.push(right(&objects, &change(Service::ObjectStorage, Method::PUT, object, None).await));
         }
+        let images = self.images(&compartment, None).await;
+        rights.push(right(&format!("read instance-images {place}"), &images));
+        let manage = format!("manage instance-images {place}");
+        let is_ours = |image: &&Image| image.freeform_tags.keys().any(|tag| tag.starts_with("ocne/"));
+        rights.push(match images.iter().flatten().find(is_ours) {
+            Some(image) => {
+                let path = format!("/images/{}", encode(&image.id));
+                right(&manage, &change(Service::Compute, Method::PUT, path, Some(&nothing)).await)
+            }
+            None => not_tried(manage, "not tried: there is no image of ours to try it on"),
+        });
         for (statement, path) in [
-            (format!("read instance-images {place}"), "/images"),
             (format!("read work-requests {place}"), "/workRequests"),
-            (format!("manage compute-image-capability-schema {place}"), "/computeImageCapabilitySchemas"),
+            (format!("read compute-image-capability-schema {place}"), "/computeImageCapabilitySchemas"),
         ] {
             let asked = get(Service::Compute, path).query("compartmentId", compartment.as_str());
             rights.push(right(&statement, &self.send(asked).await));
         }
+        rights.push(not_tried(
+            format!("manage compute-image-capability-schema {place}"),
+            "not tried: only making one shows it; `--format oci` needs none",
+        ));
         let global = get(Service::Compute, "/computeGlobalImageCapabilitySchemas");
         let statement = "read compute-global-image-capability-schema in tenancy";
         rights.push(right(statement, &self.send(global).await));
         rights
     }
+}
+
+fn not_tried(statement: String, reason: &str) -> Right {
+    Right { statement, allowed: None, reason: Some(reason.to_owned()) }
 }
 
 fn known<T>(asked: Result<T, OracleError>) -> Option<T> {

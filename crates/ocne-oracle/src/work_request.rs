@@ -100,6 +100,24 @@ impl Client {
         Ok((answer.json()?, ocne_http::retry_after(&answer.headers)))
     }
 
+    /// The work requests that work on a resource, newest first. They do not say what else they work on.
+    ///
+    /// # Errors
+    /// When the service refuses.
+    pub async fn work_requests_of(
+        &self,
+        compartment: &str,
+        resource_id: &str,
+    ) -> Result<Vec<WorkRequest>, OracleError> {
+        self.list(|| {
+            Call::get(format!("list the work requests of {resource_id}"), Service::Compute, "/workRequests")
+                .right("read work-requests in compartment NAME")
+                .query("compartmentId", compartment)
+                .query("resourceId", resource_id)
+        })
+        .await
+    }
+
     /// Why a work request failed.
     ///
     /// # Errors

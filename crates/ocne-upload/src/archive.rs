@@ -3,6 +3,8 @@
 //! The qcow2 is compressed already, so the tar goes into stored deflate blocks (RFC 1951, 3.2.4). All of them but the last
 //! have the same length: where a byte of the archive comes from is arithmetic, and no temporary file is needed.
 
+use std::sync::OnceLock;
+
 use crc32fast::Hasher;
 
 /// The two members, in this order.
@@ -27,7 +29,8 @@ pub(crate) struct Archive {
     head: Vec<u8>,
     image_bytes: u64,
     tar_bytes: u64,
-    trailer: [u8; 8],
+    /// What is known last: it has the CRC-32 of all that is in the archive.
+    trailer: OnceLock<[u8; 8]>,
 }
 
 /// What stands at a position.
@@ -44,26 +47,36 @@ pub(crate) enum Piece<'a> {
 }
 
 impl Archive {
-    /// An archive of an image of which length and CRC-32 are known.
+    /// An archive of an image of which the length is known.
     ///
     /// # Errors
     /// When a tar header cannot be written; lengths of real files can.
-    pub fn new(metadata: &[u8], image_bytes: u64, image_crc32: u32) -> std::io::Result<Self> {
+    pub fn new(metadata: &[u8], image_bytes: u64) -> std::io::Result<Self> {
         let mut head = header(METADATA_NAME, metadata.len() as u64)?;
         head.extend_from_slice(metadata);
         head.resize(head.len().next_multiple_of(512), 0);
         head.extend(header(IMAGE_NAME, image_bytes)?);
         let tar_bytes = head.len() as u64 + image_bytes.next_multiple_of(TAR_BLOCK) + TAR_END;
+        Ok(Self { head, image_bytes, tar_bytes, trailer: OnceLock::new() })
+    }
+
+    /// Tells the CRC-32 of the image, once.
+    pub fn seal(&self, image_crc32: u32) {
         let mut crc = Hasher::new();
-        crc.update(&head);
-        crc.combine(&Hasher::new_with_initial_len(image_crc32, image_bytes));
-        let rest = tar_bytes - head.len() as u64 - image_bytes;
+        crc.update(&self.head);
+        crc.combine(&Hasher::new_with_initial_len(image_crc32, self.image_bytes));
+        let rest = self.tar_bytes - self.head.len() as u64 - self.image_bytes;
         crc.update(&vec![0; usize::try_from(rest).unwrap_or(0)]);
         let mut trailer = [0; 8];
         trailer[..4].copy_from_slice(&crc.finalize().to_le_bytes());
         // The length modulo 2^32, as the format has it.
-        trailer[4..].copy_from_slice(&tar_bytes.to_le_bytes()[..4]);
-        Ok(Self { head, image_bytes, tar_bytes, trailer })
+        trailer[4..].copy_from_slice(&self.tar_bytes.to_le_bytes()[..4]);
+        self.trailer.get_or_init(|| trailer);
+    }
+
+    /// Whether all bytes before `end` are known.
+    pub fn is_known_to(&self, end: u64) -> bool {
+        end <= self.trailer_offset() || self.trailer.get().is_some()
     }
 
     fn blocks(&self) -> u64 {
@@ -79,16 +92,15 @@ impl Archive {
         self.trailer_offset() + GZIP_TRAILER
     }
 
-    /// What stands at a position before the end, as far as one source goes.
+    /// What stands at a position before the end, as far as one source goes. Nothing where it is not known yet.
     pub fn at(&self, position: u64) -> Piece<'_> {
         let index = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         if position < GZIP_HEADER.len() as u64 {
             return Piece::Bytes(&GZIP_HEADER[index(position)..]);
         }
         if position >= self.trailer_offset() {
-            return Piece::Bytes(
-                self.trailer.get(index(position - self.trailer_offset())..).unwrap_or_default(),
-            );
+            let trailer = self.trailer.get().map(<[u8; 8]>::as_slice).unwrap_or_default();
+            return Piece::Bytes(trailer.get(index(position - self.trailer_offset())..).unwrap_or_default());
         }
         let position = position - GZIP_HEADER.len() as u64;
         let (block, within) = (position / (BLOCK + BLOCK_HEADER), position % (BLOCK + BLOCK_HEADER));

@@ -92,8 +92,14 @@ async fn create_from_url(
     import: &mut Import,
 ) -> Result<NewImage, UploadError> {
     let bucket = Bucket { namespace: wish.source.namespace.clone(), name: wish.source.bucket.clone() };
-    // One of a killed run cannot be known again.
-    end_url(client, &bucket, import).await;
+    if import.read_url_id.is_some() {
+        // A killed run may have been heard.
+        if let Some(begun) = begun_by_url(client, wish).await? {
+            return Ok(begun);
+        }
+        // Its URL cannot be known again.
+        end_url(client, &bucket, import).await;
+    }
     let expires = SystemTime::now() + Duration::from_hours(24);
     let (id, url) = client.create_read_url(&bucket, &wish.source.object, expires).await?;
     import.read_url_id = Some(id);
@@ -110,6 +116,17 @@ async fn create_from_url(
         journal.save();
     }
     Ok(created?)
+}
+
+/// The import of the same file under the same name that is under way, if there is one.
+async fn begun_by_url(client: &Client, wish: &CreateImage) -> Result<Option<NewImage>, UploadError> {
+    let digest = wish.freeform_tags.get(TAG_SHA256);
+    let mut images = client.images(&wish.compartment_id, Some(&wish.display_name)).await?;
+    images.retain(|i| i.lifecycle_state == "IMPORTING" && i.freeform_tags.get(TAG_SHA256) == digest);
+    let Some(image) = images.pop() else { return Ok(None) };
+    let mut work = client.work_requests_of(&wish.compartment_id, &image.id).await?;
+    work.truncate(1);
+    Ok(work.pop().map(|work| NewImage { image, work_request_id: work.id }))
 }
 
 /// Ends the URL of an import, if it has one. It ends by itself after a day.
@@ -216,21 +233,17 @@ pub(crate) async fn available(client: &Client, id: &str) -> Result<Image, Upload
     }
 }
 
-/// The image that was made of the same file, if there is one: available, or about to be.
-pub(crate) async fn find(
+/// The available images of a name that say which file they were made of, oldest first.
+pub(crate) async fn with_digest(
     client: &Client,
     compartment: &str,
     name: &str,
-    sha256: &str,
-) -> Result<Option<Image>, UploadError> {
-    let images = client.images(compartment, Some(name)).await?;
-    let mut same: Vec<Image> = images
-        .into_iter()
-        .filter(|image| image.freeform_tags.get(TAG_SHA256).is_some_and(|digest| digest == sha256))
-        .filter(|image| image.lifecycle_state == "AVAILABLE")
-        .collect();
-    same.sort_by(|a, b| a.time_created.cmp(&b.time_created));
-    Ok(same.pop())
+) -> Result<Vec<Image>, UploadError> {
+    let mut images = client.images(compartment, Some(name)).await?;
+    images
+        .retain(|image| image.freeform_tags.contains_key(TAG_SHA256) && image.lifecycle_state == "AVAILABLE");
+    images.sort_by(|a, b| a.time_created.cmp(&b.time_created));
+    Ok(images)
 }
 
 /// Sets firmware, launch mode and shapes if the import has not, and reads them back. Returns image and shapes.

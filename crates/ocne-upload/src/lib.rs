@@ -7,11 +7,13 @@
 
 mod archive;
 mod content;
+mod digesting;
 mod error;
 mod event;
 mod export;
 mod import;
 mod journal;
+mod lanes;
 mod manage;
 mod metadata;
 mod parallel;

@@ -44,6 +44,11 @@ impl Parts {
         u64::from(number.saturating_sub(1)) * self.part_bytes
     }
 
+    /// Which bytes a part has.
+    pub fn range(&self, number: u32) -> std::ops::Range<u64> {
+        self.offset(number)..self.offset(number) + self.length(number)
+    }
+
     /// The length of a part.
     pub fn length(&self, number: u32) -> u64 {
         self.total_bytes.saturating_sub(self.offset(number)).min(self.part_bytes)

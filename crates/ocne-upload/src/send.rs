@@ -11,9 +11,11 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _, TryStreamExt as _};
 use ocne_oracle::{Bucket, Client, MultipartUpload, ObjectHead, OracleError, Part, PartBody};
 
 use crate::content::{Checksums, Content};
+use crate::digesting::Digesting;
 use crate::error::UploadError;
 use crate::event::{Event, Events, Stage};
 use crate::journal::Journal;
+use crate::lanes::LANES;
 use crate::parallel::Parallel;
 use crate::parts::Parts;
 use crate::request::UploadRequest;
@@ -27,11 +29,12 @@ const ATTEMPTS_MAX: u32 = 6;
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// How often one part is sent whose MD5 comes back wrong.
 const DAMAGED_MAX: u32 = 5;
-/// Parts that are hashed at once to be compared with what the service has.
+/// Batches of parts that are hashed at once to be compared with what the service has.
 const HASHES: usize = 2;
+/// The most bytes of parts that are hashed before the first of them is sent, unless one part alone has more.
+const BATCH_BYTES: u64 = 512 << 20;
 /// What an object says about its parts, for whoever wants to compare it later.
 const PART_BYTES: &str = "ocne-part-bytes";
-const SHA256: &str = "ocne-sha256";
 
 /// What is sent where.
 pub(crate) struct Sender<'a> {
@@ -40,7 +43,8 @@ pub(crate) struct Sender<'a> {
     pub object: &'a str,
     pub content: Content,
     pub source: &'a Source,
-    pub sha256: &'a str,
+    /// The end of an archive needs them.
+    pub digesting: &'a Digesting,
     pub request: &'a UploadRequest,
     pub journal: &'a mut Journal,
     pub events: &'a Events,
@@ -181,21 +185,28 @@ impl Sender<'_> {
         parts: Parts,
         numbers: impl Iterator<Item = u32>,
     ) -> Result<BTreeMap<u32, Checksums>, UploadError> {
-        futures_util::stream::iter(numbers)
-            .map(|number| async move { Ok((number, self.checksums(parts, number).await?)) })
+        let batches: Vec<BTreeMap<u32, Checksums>> = futures_util::stream::iter(batches(parts, numbers))
+            .map(|batch| async move { self.checksums(parts, &batch).await.map(BTreeMap::from_iter) })
             .buffer_unordered(HASHES)
             .try_collect()
-            .await
+            .await?;
+        Ok(batches.into_iter().flatten().collect())
     }
 
-    async fn checksums(&self, parts: Parts, number: u32) -> Result<Checksums, UploadError> {
-        self.content.checksums(parts.offset(number), parts.length(number)).await.map_err(|source| {
+    /// Checksums of parts, by their numbers.
+    async fn checksums(&self, parts: Parts, numbers: &[u32]) -> Result<Vec<(u32, Checksums)>, UploadError> {
+        let ranges: Vec<_> = numbers.iter().map(|number| parts.range(*number)).collect();
+        if ranges.iter().any(|range| !self.content.is_known_to(range.end)) {
+            self.content.seal(self.digesting.get().await?.0.crc32);
+        }
+        let found = self.content.checksums(ranges).await.map_err(|source| {
             if self.source.has_changed() || source.kind() == io::ErrorKind::UnexpectedEof {
                 UploadError::FileChanged { path: self.source.path.clone() }
             } else {
                 UploadError::Io { action: "read the image", source }
             }
-        })
+        })?;
+        Ok(numbers.iter().copied().zip(found).collect())
     }
 
     /// The upload to go on with, or a new one; with the parts that the service has.
@@ -270,8 +281,8 @@ impl Sender<'_> {
         if !there.iter().all(fits) {
             return Ok(None);
         }
-        let here = self.checksums(parts, longest.part_number).await?;
-        Ok((here.md5_text() == longest.md5).then_some((parts, there)))
+        let here = self.checksums(parts, &[longest.part_number]).await?;
+        Ok(here.iter().all(|(_, here)| here.md5_text() == longest.md5).then_some((parts, there)))
     }
 
     /// Begins an upload. When no answer comes it is looked for, so that none is left over.
@@ -282,10 +293,7 @@ impl Sender<'_> {
         known: &[MultipartUpload],
     ) -> Result<MultipartUpload, UploadError> {
         let known: BTreeSet<&str> = known.iter().map(|upload| upload.upload_id.as_str()).collect();
-        let metadata = BTreeMap::from([
-            (PART_BYTES.to_owned(), parts.part_bytes.to_string()),
-            (SHA256.to_owned(), self.sha256.to_owned()),
-        ]);
+        let metadata = BTreeMap::from([(PART_BYTES.to_owned(), parts.part_bytes.to_string())]);
         let (mut attempt, mut wait) = (1, FIRST_WAIT);
         loop {
             let begun = self
@@ -341,7 +349,7 @@ impl Sender<'_> {
                 parts.count
             )));
         }
-        let missing: VecDeque<u32> = parts.numbers().filter(|number| !etags.contains_key(number)).collect();
+        let missing = batches(parts, parts.numbers().filter(|number| !etags.contains_key(number)));
         match self.send_parts(upload, parts, missing, resumed_bytes).await? {
             None => return Ok(Round::Again),
             Some(sent) => {
@@ -368,7 +376,7 @@ impl Sender<'_> {
         &self,
         upload: &MultipartUpload,
         parts: Parts,
-        mut missing: VecDeque<u32>,
+        missing: Vec<Vec<u32>>,
         resumed_bytes: u64,
     ) -> Result<Option<BTreeMap<u32, (String, Checksums)>>, UploadError> {
         let meter = Arc::new(Meter {
@@ -381,24 +389,31 @@ impl Sender<'_> {
         let started = Instant::now();
         let mut parallel = Parallel::new(self.request.parallel);
         let (mut in_flight, mut sent) = (FuturesUnordered::new(), BTreeMap::new());
+        // The next parts are hashed while these are sent.
+        let batches = futures_util::stream::iter(missing);
+        let hashed =
+            batches.map(|batch| async move { self.checksums(parts, &batch).await }).buffered(1).fuse();
+        let (mut hashed, mut ready) = (std::pin::pin!(hashed), VecDeque::new());
         loop {
             while in_flight.len() < usize::try_from(parallel.limit()).unwrap_or(1)
-                && let Some(number) = missing.pop_front()
+                && let Some((number, here)) = ready.pop_front()
             {
-                in_flight.push(self.send_part(upload, parts, number, &meter, &throttle));
+                in_flight.push(self.send_part(upload, parts, number, here, &meter, &throttle));
             }
-            match in_flight.next().await {
-                None => return Ok(Some(sent)),
-                // Nobody shall wait an hour for what is known now.
-                Some(Ok(_)) if self.source.has_changed() => {
-                    return Err(UploadError::FileChanged { path: self.source.path.clone() });
-                }
-                Some(Ok(Either::Left((number, etag, here)))) => {
-                    sent.insert(number, (etag, here));
-                    parallel.arrived(parts.length(number), started.elapsed());
-                }
-                Some(Ok(Either::Right(()))) => return Ok(None),
-                Some(Err(error)) => return Err(error),
+            tokio::select! {
+                Some(batch) = hashed.next(), if ready.len() < LANES => ready.extend(batch?),
+                Some(part) = in_flight.next() => match part? {
+                    // Nobody shall wait an hour for what is known now.
+                    _ if self.source.has_changed() => {
+                        return Err(UploadError::FileChanged { path: self.source.path.clone() });
+                    }
+                    Either::Left((number, etag, here)) => {
+                        sent.insert(number, (etag, here));
+                        parallel.arrived(parts.length(number), started.elapsed());
+                    }
+                    Either::Right(()) => return Ok(None),
+                },
+                else => return Ok(Some(sent)),
             }
         }
     }
@@ -409,25 +424,28 @@ impl Sender<'_> {
         upload: &MultipartUpload,
         parts: Parts,
         number: u32,
+        here: Checksums,
         meter: &Arc<Meter>,
         throttle: &Arc<Throttle>,
     ) -> Result<Either<(u32, String, Checksums), ()>, UploadError> {
-        let (offset, length) = (parts.offset(number), parts.length(number));
+        let range = parts.range(number);
         let in_flight = Arc::new(AtomicU64::new(0));
-        let mut reason = String::new();
-        for _ in 0..DAMAGED_MAX {
-            let here = self.checksums(parts, number).await?;
+        let (mut here, mut reason) = (here, String::new());
+        for attempt in 0..DAMAGED_MAX {
+            if attempt > 0 {
+                here = self.checksums(parts, &[number]).await?.first().map_or(here, |(_, again)| *again);
+            }
             let crc32c = self.with_crc32c.then(|| here.crc32c_text());
             let body = {
                 let (content, meter, throttle) =
                     (self.content.clone(), Arc::clone(meter), Arc::clone(throttle));
-                let in_flight = Arc::clone(&in_flight);
-                PartBody::new(length, here.md5_text(), crc32c, move || {
+                let (in_flight, range) = (Arc::clone(&in_flight), range.clone());
+                PartBody::new(parts.length(number), here.md5_text(), crc32c, move || {
                     meter.lost(&in_flight);
                     let (meter, throttle, in_flight) =
                         (Arc::clone(&meter), Arc::clone(&throttle), Arc::clone(&in_flight));
                     content
-                        .stream(offset, length, throttle.piece_bytes())
+                        .stream(range.clone(), throttle.piece_bytes())
                         .and_then(move |piece| {
                             let (meter, throttle, in_flight) =
                                 (Arc::clone(&meter), Arc::clone(&throttle), Arc::clone(&in_flight));
@@ -509,6 +527,15 @@ impl Sender<'_> {
         }
         Ok(None)
     }
+}
+
+/// Parts in batches that are hashed at once: of one length, as only the last is shorter, and not too long.
+fn batches(parts: Parts, numbers: impl Iterator<Item = u32>) -> Vec<Vec<u32>> {
+    let most = usize::try_from(BATCH_BYTES / parts.part_bytes.max(1)).unwrap_or(LANES).clamp(1, LANES);
+    let numbers: Vec<u32> = numbers.collect();
+    let even = numbers.iter().take_while(|number| parts.length(**number) == parts.part_bytes).count();
+    let (even, last) = numbers.split_at(even);
+    even.chunks(most).chain(last.chunks(1)).map(<[u32]>::to_vec).collect()
 }
 
 /// Whether the service has what was sent, by all checksums that it tells.

@@ -1,7 +1,7 @@
 //! The file that is uploaded: what it is, what it says about itself, and whether it is still the same.
 
-use std::io::{self, Read as _, Seek as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::io::{self, Read as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -145,15 +145,13 @@ impl Source {
     /// Reads the whole file.
     pub fn digests(&self, progress: &dyn Fn(u64), cancel: &AtomicBool) -> Result<Digests, UploadError> {
         let read = |source| UploadError::Io { action: "read the image", source };
-        let mut file = self.file.try_clone().map_err(read)?;
-        file.rewind().map_err(read)?;
         let (mut sha256, mut crc32) = (Sha256::new(), crc32fast::Hasher::new());
         let (mut buffer, mut done) = (vec![0; READ_BYTES], 0);
         loop {
             if cancel.load(Ordering::Relaxed) {
                 return Err(UploadError::Interrupted);
             }
-            let count = file.read(&mut buffer).map_err(read)?;
+            let count = self.file.file().read_at(&mut buffer, done).map_err(read)?;
             if count == 0 {
                 break;
             }

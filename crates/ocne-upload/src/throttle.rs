@@ -19,8 +19,9 @@ impl Throttle {
     }
 
     /// The size of pieces that go several times a second, so that a slow line is no stalled one.
-    pub fn piece_bytes(&self) -> u64 {
-        self.bytes_per_second.map_or(SEND_BYTES, |rate| (rate.get() / 8).clamp(1, SEND_BYTES))
+    pub fn piece_bytes(&self) -> usize {
+        let piece = |rate: NonZeroU64| usize::try_from(rate.get() / 8).unwrap_or(SEND_BYTES);
+        self.bytes_per_second.map_or(SEND_BYTES, |rate| piece(rate).clamp(1, SEND_BYTES))
     }
 
     /// Waits until `bytes` may go.

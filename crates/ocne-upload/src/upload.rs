@@ -10,6 +10,7 @@ use ocne_oracle::{Bucket, Client, CreateImage, Image, ImageSource, SourceImageTy
 
 use crate::archive::Archive;
 use crate::content::Content;
+use crate::digesting::Digesting;
 use crate::error::{FailureKind, UploadError};
 use crate::event::{Event, Events, Stage};
 use crate::import::{self, TAG_SHA256};
@@ -39,7 +40,7 @@ pub fn upload(
     block_on(async {
         let begun = Begun::default();
         tokio::select! {
-            done = upload_and_import(request, client, events, cancel, &begun) => done,
+            done = upload_and_import(request, client, events, &begun) => done,
             () = cancelled(cancel) => Err(begun.interrupted()),
         }
     })
@@ -159,15 +160,14 @@ async fn upload_and_import(
     request: &UploadRequest,
     client: &Client,
     events: &Events,
-    cancel: &AtomicBool,
     begun: &Begun,
 ) -> Result<UploadRecord, UploadError> {
     let started = Instant::now();
     let report = find_report(request)?;
-    let source =
-        Source::open(&request.file, request.architecture, report.as_ref().map(|report| report.architecture))?;
+    let reported = report.as_ref().map(|report| report.architecture);
+    let source = Arc::new(Source::open(&request.file, request.architecture, reported)?);
     if source.kind == FileKind::Archive && request.format == Format::Qcow2 {
-        return Err(UploadError::ArchiveAsQcow2 { path: source.path });
+        return Err(UploadError::ArchiveAsQcow2 { path: source.path.clone() });
     }
     let object = object_name(request, &source.path);
     // The cheap questions first: who may not do it learns so before the file is read.
@@ -175,9 +175,28 @@ async fn upload_and_import(
     let bucket = bucket(request, client).await?;
     let mut journal = open_journal(request, client, &source, &bucket, &object, events).await;
     let mut timings = Timings::default();
-    let digests = digests(&source, &mut journal, events, cancel, &mut timings)?;
+    let same_name = if request.force {
+        Vec::new()
+    } else {
+        import::with_digest(client, &compartment, &request.image_name).await?
+    };
+    // Where nothing depends on the digests yet, they are found while the file is sent.
+    let decides = report.is_some() || !same_name.is_empty();
+    let digesting = begin_digests(&source, &journal, decides.then_some(events));
+    if decides {
+        let (digests, elapsed) = digesting.get().await?;
+        timings.digest = milliseconds(elapsed);
+        if !elapsed.is_zero() {
+            let bytes = Some(source.identity.size_bytes);
+            events(Event::End { stage: Stage::Digest, elapsed, bytes });
+        }
+        remember(&mut journal, &source, &digests);
+    } else {
+        // Whether it can be kept is known before anything is sent.
+        journal.save();
+    }
     warn_about(&journal, events);
-    let kubernetes_version = match kubernetes_version(request, &source, report, &digests, events) {
+    let kubernetes_version = match kubernetes_version(request, &source, report, &digesting, events).await {
         Ok(version) => version,
         Err(error) => {
             if journal.is_idle() {
@@ -186,8 +205,10 @@ async fn upload_and_import(
             return Err(error);
         }
     };
-    if !request.force
-        && let Some(image) = import::find(client, &compartment, &request.image_name, &digests.sha256).await?
+    if !same_name.is_empty()
+        && let (digests, _) = digesting.get().await?
+        && let Some(image) =
+            same_name.into_iter().rfind(|image| image.freeform_tags.get(TAG_SHA256) == Some(&digests.sha256))
     {
         events(Event::Note(format!("The image is there already, made of the same file: {}", image.id)));
         let shapes = client.image_shapes(&image.id).await?;
@@ -217,9 +238,9 @@ async fn upload_and_import(
         client,
         bucket: &bucket,
         object: &object,
-        content: content(&source, request.format, &digests, &traits)?,
+        content: content(&source, request.format, &traits)?,
         source: &source,
-        sha256: &digests.sha256,
+        digesting: &digesting,
         request,
         journal: &mut journal,
         events,
@@ -229,6 +250,11 @@ async fn upload_and_import(
     }
     .run()
     .await?;
+    let (digests, elapsed) = digesting.get().await?;
+    if !decides {
+        timings.digest = milliseconds(elapsed);
+        remember(&mut journal, &source, &digests);
+    }
     timings.upload = milliseconds(clock.elapsed());
     let clock = Instant::now();
     let kind = if source.kind == FileKind::Qcow2 && request.format == Format::Qcow2 {
@@ -334,16 +360,17 @@ fn find_report(request: &UploadRequest) -> Result<Option<BuildReport>, UploadErr
 }
 
 /// The version that was given, or that of the report if it is of this very file, or the usual one.
-fn kubernetes_version(
+async fn kubernetes_version(
     request: &UploadRequest,
     source: &Source,
     report: Option<BuildReport>,
-    digests: &Digests,
+    digesting: &Digesting,
     events: &Events,
 ) -> Result<String, UploadError> {
     let usual = || request.usual_kubernetes_version.clone();
     let given = request.kubernetes_version.clone();
     let Some(report) = report else { return Ok(given.unwrap_or_else(usual)) };
+    let (digests, _) = digesting.get().await?;
     if report.output.sha256 == digests.sha256 {
         return Ok(given.unwrap_or(report.kubernetes_version));
     }
@@ -363,49 +390,38 @@ fn warn_about(journal: &Journal, events: &Events) {
     }
 }
 
-/// The digests that the journal remembers of the unchanged file, or of the file read now.
-fn digests(
-    source: &Source,
-    journal: &mut Journal,
-    events: &Events,
-    cancel: &AtomicBool,
-    timings: &mut Timings,
-) -> Result<Digests, UploadError> {
+/// The digests that the journal remembers of the unchanged file, or of the file read now; whose progress is told if
+/// somebody waits for it.
+fn begin_digests(source: &Arc<Source>, journal: &Journal, told: Option<&Events>) -> Digesting {
     if journal.state.identity.as_ref() == Some(&source.identity)
         && let Some(digests) = &journal.state.digests
     {
-        return Ok(digests.clone());
+        return Digesting::known(digests.clone());
     }
-    let started = Instant::now();
     let stage = Stage::Digest;
-    events(Event::Begin { stage, total_bytes: Some(source.identity.size_bytes) });
-    let progress = |done_bytes| events(Event::Bytes { stage, done_bytes });
-    // The runtime has other threads for the network, and nothing goes on there yet.
-    let digests = tokio::task::block_in_place(|| source.digests(&progress, cancel))?;
-    events(Event::End { stage, elapsed: started.elapsed(), bytes: Some(source.identity.size_bytes) });
-    timings.digest = milliseconds(started.elapsed());
-    let same_bytes = journal.state.digests.as_ref() == Some(&digests);
-    if !same_bytes {
+    let told = told.cloned();
+    let tell = move |event| told.iter().for_each(|events| events(Event::clone(&event)));
+    tell(Event::Begin { stage, total_bytes: Some(source.identity.size_bytes) });
+    Digesting::begin(source, move |done_bytes| tell(Event::Bytes { stage, done_bytes }))
+}
+
+/// Remembers the digests of a file for the next run.
+fn remember(journal: &mut Journal, source: &Source, digests: &Digests) {
+    if journal.state.digests.as_ref() != Some(digests) {
         // What was imported is not this file.
         journal.state.import = None;
     }
     journal.state.identity = Some(source.identity.clone());
     journal.state.digests = Some(digests.clone());
     journal.save();
-    Ok(digests)
 }
 
-fn content(
-    source: &Source,
-    format: Format,
-    digests: &Digests,
-    traits: &Traits,
-) -> Result<Content, UploadError> {
+fn content(source: &Source, format: Format, traits: &Traits) -> Result<Content, UploadError> {
     let refused = |source| UploadError::Io { action: "prepare the archive", source };
     let size_bytes = source.identity.size_bytes;
     let file = source.file.file().try_clone().map_err(refused)?;
     let archive = if source.kind == FileKind::Qcow2 && format == Format::Archive {
-        Some(Archive::new(&traits.metadata_json(), size_bytes, digests.crc32).map_err(refused)?)
+        Some(Archive::new(&traits.metadata_json(), size_bytes).map_err(refused)?)
     } else {
         None
     };

@@ -149,8 +149,8 @@ pub struct SetupArguments {
   ocne oci whoami
   ocne oci whoami --compartment sandbox/images -o json
 
-Each right is tried by a call that changes nothing; whether something may be written is seen only
-when it is.")]
+Each right is tried by a call that changes nothing: a change of what has an etag that nothing has is
+refused for that, or for want of the right. What cannot be tried so is `unknown`, with the reason.")]
 pub struct WhoamiArguments {
     /// Compartment that an upload would go to: an OCID, or names from the root of the tenancy
     /// [default: providers.oci.compartment of the settings, the root]
@@ -429,7 +429,8 @@ fn table(found: &Whoami) -> Vec<String> {
             Some(false) => "no",
             None => "unknown",
         };
-        lines.push(format!("{word:<12} {}", right.statement));
+        let reason = right.reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"));
+        lines.push(format!("{word:<12} {}{reason}", right.statement));
     }
     lines
 }

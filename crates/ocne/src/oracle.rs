@@ -52,12 +52,15 @@ enum Auth {
     /// Token of `oci session authenticate`
     #[value(name = "security_token", alias = "security-token")]
     SecurityToken,
-    /// Token that a function or another resource is given
+    /// As the function or other resource that this is
     #[value(name = "resource_principal", alias = "resource-principal")]
     ResourcePrincipal,
     /// As the instance of Oracle Cloud that this runs on
     #[value(name = "instance_principal", alias = "instance-principal")]
     InstancePrincipal,
+    /// As that instance, in the name of a user whose token it has, as in the Cloud Shell
+    #[value(name = "instance_obo_user", alias = "instance-obo-user")]
+    InstanceForUser,
     /// As the pod of Oracle's Kubernetes that this runs in
     #[value(name = "oke_workload_identity", alias = "oke-workload-identity")]
     WorkloadIdentity,
@@ -71,6 +74,7 @@ impl From<Auth> for AuthKind {
             Auth::SecurityToken => Self::SessionToken,
             Auth::ResourcePrincipal => Self::ResourcePrincipal,
             Auth::InstancePrincipal => Self::InstancePrincipal,
+            Auth::InstanceForUser => Self::InstanceForUser,
             Auth::WorkloadIdentity => Self::WorkloadIdentity,
         }
     }

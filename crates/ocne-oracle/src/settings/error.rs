@@ -10,6 +10,7 @@ use crate::key::KeyProblem;
 /// Who this is without a user.
 pub(super) const INSTANCE: &str = "an instance";
 pub(super) const POD: &str = "a pod";
+pub(super) const RESOURCE: &str = "a resource";
 
 /// Why nobody can be authenticated.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +64,7 @@ pub enum SettingsError {
     #[error("the variable {name} is not set")]
     NoVariable {
         /// Its name.
-        name: &'static str,
+        name: String,
     },
     /// A value cannot be used.
     #[error("{name} is `{value}`: {reason}")]
@@ -127,6 +128,9 @@ impl SettingsError {
             Self::Missing { key: "region", .. } => {
                 Some("add `region=` to the profile, or give `--region`, such as us-ashburn-1".to_owned())
             }
+            Self::Missing { key: "delegation_token_file", .. } => Some(
+                "the Cloud Shell's own configuration names it; elsewhere `--auth instance_principal`".to_owned(),
+            ),
             Self::Missing { key, .. } => Some(format!(
                 "add `{key}=` to the profile; the console shows it under the user's API keys, as a preview of the configuration file"
             )),
@@ -145,6 +149,10 @@ impl SettingsError {
             Self::Fingerprint { .. } => Some("mend `fingerprint=` or `key_file=` in the profile".to_owned()),
             Self::NoToken { who: INSTANCE, .. } => Some(
                 "this is for instances of Oracle Cloud; elsewhere `--auth api_key` and a configuration file".to_owned(),
+            ),
+            Self::NoToken { who: RESOURCE, .. } => Some(
+                "the variables OCI_RESOURCE_PRINCIPAL_* are set by the service that runs this; see which version it gives"
+                    .to_owned(),
             ),
             Self::NoToken { .. } => Some(
                 "the cluster has to be an enhanced one of OKE, and its policy has to name the pod's service account"

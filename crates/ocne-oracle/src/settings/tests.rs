@@ -161,7 +161,7 @@ async fn resources_have_no_configuration_file() {
     let credentials = bench.load(&SettingsRequest::default()).unwrap().credentials;
     write(&bench.dir.path().join("rpst"), "a.b.c");
     assert_eq!(credentials.renewed().await.unwrap().key_id.reveal(), "ST$a.b.c");
-    let bench = bench.set("OCI_RESOURCE_PRINCIPAL_VERSION", "1.1");
+    let bench = bench.set("OCI_RESOURCE_PRINCIPAL_VERSION", "4.0");
     assert!(matches!(bench.load(&SettingsRequest::default()), Err(SettingsError::Value { .. })));
 }
 
