@@ -2,7 +2,7 @@
 # Times `ocne image upload` beside `oci os object put` against the emulator of Oracle Cloud, in one run, and prints seconds, CPU
 # seconds, peak memory and ratios: bench-upload.sh [MIB] [ROUNDS]
 #   OCNE            the program (target/release/ocne)
-#   BENCH_DIR       needs three times the size (/var/tmp)
+#   BENCH_DIR       needs three times the size, best in memory (/var/tmp)
 #   BENCH_SIZES     MiB of the sparse files whose peak memory is measured (205 2048 20480)
 # Both sides share the processors with the emulator, which hashes what it gets.
 set -euo pipefail
@@ -26,27 +26,7 @@ cleanup() {
 trap cleanup EXIT
 trap 'exit 130' INT TERM
 
-cat >"$work/timed.py" <<'PY'
-import json, os, subprocess, sys, time
-store, name, *cmd = sys.argv[1:]
-start = time.monotonic()
-p = subprocess.Popen(cmd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-err = p.stderr.read()
-_, status, usage = os.wait4(p.pid, 0)
-if status:
-    sys.exit(f"bench: {name}: {err.decode(errors='replace')[-2000:]}")
-try:
-    data = json.load(open(store))
-except FileNotFoundError:
-    data = {}
-r = data.setdefault(name, {"seconds": 1e9, "cpu": 0, "mib": 0})
-seconds = time.monotonic() - start
-if seconds < r["seconds"]:
-    r["seconds"], r["cpu"] = seconds, usage.ru_utime + usage.ru_stime
-r["mib"] = max(r["mib"], usage.ru_maxrss / 1024)
-json.dump(data, open(store, "w"))
-PY
-timed() { python3 "$work/timed.py" "$work/results.json" "$@"; }
+timed() { TIMED_SERVER=$server python3 scripts/timed.py "$work/results.json" "$@"; }
 
 serve() { # serve OPTIONS...: a fresh emulator
 	if [[ -n $server ]]; then
@@ -103,9 +83,9 @@ done
 python3 - "$work/results.json" "$mib" <<'PY'
 import json, sys
 r, mib = json.load(open(sys.argv[1])), sys.argv[2]
-print(f"File: {mib} MiB.\n\n| what | seconds | CPU seconds | peak MiB |\n| --- | ---: | ---: | ---: |")
+print(f"File: {mib} MiB.\n\n| what | seconds | CPU seconds | the emulator's | peak MiB |\n| --- | ---: | ---: | ---: | ---: |")
 for name, v in r.items():
-    print(f"| {name} | {v['seconds']:.2f} | {v['cpu']:.2f} | {v['mib']:.0f} |")
+    print(f"| {name} | {v['seconds']:.2f} | {v['cpu']:.2f} | {v['server']:.2f} | {v['mib']:.0f} |")
 print("\n| figure | wanted | measured |\n| --- | ---: | ---: |")
 
 

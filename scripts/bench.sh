@@ -35,25 +35,7 @@ with tarfile.open(sys.argv[1]) as tar:
         shutil.copyfileobj(tar.extractfile(biggest), out, 1 << 20)
 PY
 
-# one timed run: best wall seconds, CPU seconds and peak memory by name, kept in a file
-cat >"$work/timed.py" <<'PY'
-import json, os, subprocess, sys, time
-store, name, *cmd = sys.argv[1:]
-start = time.monotonic()
-p = subprocess.Popen(cmd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-err = p.stderr.read()
-_, status, usage = os.wait4(p.pid, 0)
-seconds = time.monotonic() - start
-if status:
-    sys.exit(f"bench: {name}: {' '.join(cmd)}: {err.decode(errors='replace')[-800:]}")
-data = json.load(open(store)) if os.path.exists(store) else {}
-r = data.setdefault(name, {"seconds": 1e9, "cpu": 0, "mib": 0})
-if seconds < r["seconds"]:
-    r["seconds"], r["cpu"] = seconds, usage.ru_utime + usage.ru_stime
-r["mib"] = max(r["mib"], usage.ru_maxrss / 1024)
-json.dump(data, open(store, "w"))
-PY
-timed() { python3 "$work/timed.py" "$work/results.json" "$@"; }
+timed() { python3 scripts/timed.py "$work/results.json" "$@"; }
 create() { timed "$1" env HOME="$work/home" "$OCNE" image create -t oci -a amd64 --builder local --progress none -o "$work/out.oci" "${@:2}"; }
 
 port=$((20000 + RANDOM % 20000))

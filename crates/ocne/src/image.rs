@@ -8,6 +8,7 @@ mod create;
 mod export;
 mod info;
 mod plan;
+mod result;
 mod source;
 mod text;
 mod upload;

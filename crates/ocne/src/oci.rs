@@ -9,7 +9,7 @@ use tracing::info;
 
 use crate::cli::{DataFormat, GlobalArguments};
 use crate::failure::Failure;
-use crate::oracle::OracleArguments;
+use crate::oracle::ShowingArguments;
 use crate::printer::Printer;
 use crate::registry_oci::{self, ask as ask_service, retry_token};
 use crate::settings::Settings;
@@ -80,20 +80,15 @@ pub struct TokenArguments {
     /// OCID of the user [default: that of the profile]
     #[arg(long, value_name = "OCID", value_parser = user)]
     user: Option<String>,
-    /// Configuration file, laid over the defaults file
-    #[arg(long, value_name = "PATH")]
-    config: Option<PathBuf>,
-    /// Form of the output
-    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
-    output: DataFormat,
     #[command(flatten)]
-    oracle: OracleArguments,
+    showing: ShowingArguments,
 }
 
 impl TokenArguments {
     /// Whom to ask, and about which user.
     fn open(&self, global: &GlobalArguments) -> Result<(Client, String), Failure> {
-        let client = self.oracle.client(&Settings::load(global, self.config.as_deref())?)?;
+        let settings = Settings::load(global, self.showing.config.as_deref())?;
+        let client = self.showing.oracle.client(&settings)?;
         let user = self.user.clone().map_or_else(|| registry_oci::user(&client), Ok)?;
         Ok((client, user))
     }
@@ -159,14 +154,8 @@ pub struct WhoamiArguments {
     /// Bucket that it would use [default: providers.oci.imageBucket of the settings, ocne-images]
     #[arg(short, long, value_name = "NAME")]
     bucket: Option<String>,
-    /// Configuration file, laid over the defaults file
-    #[arg(long, value_name = "PATH")]
-    config: Option<PathBuf>,
-    /// Form of the output
-    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
-    output: DataFormat,
     #[command(flatten)]
-    oracle: OracleArguments,
+    common: ShowingArguments,
 }
 
 fn profile_name(text: &str) -> Result<String, String> {
@@ -356,7 +345,7 @@ fn create_token(
     info!("Made the auth token {}; it is shown this once, and nobody can show it again", about.id);
     let record =
         || serde_json::json!({ "id": about.id, "description": about.description, "token": token.reveal() });
-    match arguments.common.output {
+    match arguments.common.showing.output {
         DataFormat::Json => printer.json(&record()),
         DataFormat::Yaml => printer.yaml(&record()),
         DataFormat::Text => printer.line(token.reveal()),
@@ -375,7 +364,7 @@ fn list_tokens(
         let AuthToken { id, lifecycle_state, time_created, .. } = t;
         format!("{id}  {lifecycle_state}  {time_created}  {}", text(&t.description))
     };
-    match arguments.output {
+    match arguments.showing.output {
         DataFormat::Json => printer.json(&found),
         DataFormat::Yaml => printer.yaml(&found),
         DataFormat::Text => found.iter().try_for_each(|t| printer.line(&printable(&line(t)))),
@@ -390,14 +379,14 @@ fn delete_token(arguments: &DeleteTokenArguments, global: &GlobalArguments) -> R
 }
 
 fn whoami(arguments: &WhoamiArguments, global: &GlobalArguments, printer: &Printer) -> Result<(), Failure> {
-    let settings = Settings::load(global, arguments.config.as_deref())?;
-    let client = arguments.oracle.client(&settings)?;
+    let settings = Settings::load(global, arguments.common.config.as_deref())?;
+    let client = arguments.common.oracle.client(&settings)?;
     let root = client.settings().tenancy.clone();
     let compartment = settings.compartment(arguments.compartment.as_deref()).unwrap_or(root);
     let bucket = arguments.bucket.clone().unwrap_or_else(|| settings.image_bucket());
     let cancel = crate::interrupt::cancel_on_signals()?;
     let found = ocne_upload::whoami(&client, &compartment, &bucket, &cancel)?;
-    match arguments.output {
+    match arguments.common.output {
         DataFormat::Json => printer.json(&found),
         DataFormat::Yaml => printer.yaml(&found),
         DataFormat::Text => table(&found).iter().try_for_each(|line| printer.line(&printable(line))),

@@ -8,6 +8,7 @@ use ocne_build::NetworkOptions;
 use ocne_oracle::{AuthKind, Client, ClientOptions, Secret, SettingsError, SettingsRequest};
 use tracing::{debug, warn};
 
+use crate::cli::DataFormat;
 use crate::failure::{EXIT_REMOTE_REFUSED, EXIT_USAGE, Failure};
 use crate::settings::Settings;
 use crate::terminal;
@@ -40,6 +41,19 @@ pub struct OracleArguments {
     /// Certificates to trust besides the system's, as PEM
     #[arg(long, value_name = "PATH")]
     ca_file: Option<PathBuf>,
+}
+
+/// Arguments of all commands that show something of Oracle Cloud.
+#[derive(Debug, Args)]
+pub struct ShowingArguments {
+    /// Configuration file, laid over the defaults file
+    #[arg(long, value_name = "PATH")]
+    pub config: Option<PathBuf>,
+    /// Form of the output
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub output: DataFormat,
+    #[command(flatten)]
+    pub oracle: OracleArguments,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

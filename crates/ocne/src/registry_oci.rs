@@ -1,6 +1,5 @@
 //! What is Oracle's own about its registry: names, auth tokens, repositories.
 
-use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
@@ -10,7 +9,7 @@ use tracing::info;
 use crate::cli::{DataFormat, GlobalArguments};
 use crate::failure::Failure;
 use crate::interrupt::cancel_on_signals;
-use crate::oracle::OracleArguments;
+use crate::oracle::ShowingArguments;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::terminal::printable;
@@ -76,21 +75,15 @@ struct CommonArguments {
     /// providers.oci.compartment of the settings]
     #[arg(short, long, value_name = "OCID|PATH")]
     compartment: Option<String>,
-    /// Configuration file, laid over the defaults file
-    #[arg(long, value_name = "PATH")]
-    config: Option<PathBuf>,
-    /// Form of the output
-    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
-    output: DataFormat,
     #[command(flatten)]
-    oracle: OracleArguments,
+    showing: ShowingArguments,
 }
 
 impl CommonArguments {
     /// Whom to ask, and about which compartment.
     fn open(&self, global: &GlobalArguments) -> Result<(Client, String), Failure> {
-        let settings = Settings::load(global, self.config.as_deref())?;
-        let client = self.oracle.client(&settings)?;
+        let settings = Settings::load(global, self.showing.config.as_deref())?;
+        let client = self.showing.oracle.client(&settings)?;
         let path = settings.compartment(self.compartment.as_deref())?;
         let compartment = ask(client.find_compartment(&path))?;
         Ok((client, compartment))
@@ -124,20 +117,20 @@ fn create(arguments: &CreateArguments, global: &GlobalArguments, printer: &Print
     let made = ask(client.create_container_repository(&compartment, name, *public, *immutable, &token))?;
     let host = client.settings().region.registry_host();
     info!("Created the repository {}; images in it are {}", made.display_name, place(&host, &made));
-    print(&[made], common.output, &host, printer)
+    print(&[made], common.showing.output, &host, printer)
 }
 
 fn list(arguments: &ListArguments, global: &GlobalArguments, printer: &Printer) -> Result<(), Failure> {
     let (client, compartment) = arguments.common.open(global)?;
     let found = ask(client.container_repositories(&compartment, None, false))?;
-    print(&found, arguments.common.output, &client.settings().region.registry_host(), printer)
+    print(&found, arguments.common.showing.output, &client.settings().region.registry_host(), printer)
 }
 
 fn delete(arguments: &DeleteArguments, global: &GlobalArguments) -> Result<(), Failure> {
     let DeleteArguments { name, yes, common } = arguments;
     let (client, found) = if name.starts_with("ocid1.") {
-        let settings = Settings::load(global, common.config.as_deref())?;
-        let client = common.oracle.client(&settings)?;
+        let settings = Settings::load(global, common.showing.config.as_deref())?;
+        let client = common.showing.oracle.client(&settings)?;
         let found = ask(client.container_repository(name))?;
         (client, found)
     } else {

@@ -11,7 +11,7 @@ use super::create::Arch;
 use crate::cli::{DataFormat, GlobalArguments};
 use crate::failure::Failure;
 use crate::interrupt::cancel_on_signals;
-use crate::oracle::OracleArguments;
+use crate::oracle::{OracleArguments, ShowingArguments};
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::terminal::printable;
@@ -32,7 +32,7 @@ pub struct ListArguments {
     #[arg(short, long, value_name = "ARCH")]
     arch: Option<Arch>,
     #[command(flatten)]
-    common: CommonArguments,
+    common: ShowingArguments,
 }
 
 /// Arguments of `ocne image show`.
@@ -45,7 +45,7 @@ pub struct ShowArguments {
     #[arg(value_name = "OCID", value_parser = image_id)]
     id: String,
     #[command(flatten)]
-    common: CommonArguments,
+    common: ShowingArguments,
 }
 
 /// Arguments of `ocne image delete`.
@@ -61,19 +61,6 @@ pub struct DeleteArguments {
     /// Configuration file, laid over the defaults file
     #[arg(long, value_name = "PATH")]
     config: Option<PathBuf>,
-    #[command(flatten)]
-    oracle: OracleArguments,
-}
-
-/// What listing and showing have in common.
-#[derive(Debug, Args)]
-struct CommonArguments {
-    /// Configuration file, laid over the defaults file
-    #[arg(long, value_name = "PATH")]
-    config: Option<PathBuf>,
-    /// Form of the output
-    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
-    output: DataFormat,
     #[command(flatten)]
     oracle: OracleArguments,
 }

@@ -9,13 +9,13 @@ use ocne_upload::{Events, ExportFormat, ExportRequest};
 use tracing::info;
 
 use super::cloud::image_id;
-use super::upload::{ResultFormat, time};
+use super::result::ResultArguments;
+use super::upload::time;
 use crate::cli::GlobalArguments;
 use crate::failure::Failure;
 use crate::interrupt::cancel_on_signals;
 use crate::oracle::OracleArguments;
 use crate::printer::{OutputStyle, Printer};
-use crate::progress::ProgressStyle;
 use crate::settings::Settings;
 
 /// Arguments of `ocne image export`.
@@ -53,15 +53,8 @@ pub struct ExportArguments {
     config: Option<PathBuf>,
     #[command(flatten)]
     oracle: OracleArguments,
-    /// Form of the result on standard output
-    #[arg(short, long, value_name = "FORMAT", default_value = "text", help_heading = "Output")]
-    output: ResultFormat,
-    /// Form of progress on standard error
-    #[arg(long, value_name = "FORM", default_value = "auto", help_heading = "Output")]
-    progress: ProgressStyle,
-    /// Print nothing but the path of the file
-    #[arg(short, long, help_heading = "Output")]
-    quiet: bool,
+    #[command(flatten)]
+    result: ResultArguments,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -77,7 +70,7 @@ enum FormatChoice {
 impl ExportArguments {
     /// How the verb wants to be heard.
     pub fn output_style(&self) -> OutputStyle {
-        OutputStyle { quiet: self.quiet, progress: self.progress }
+        self.result.style()
     }
 }
 
@@ -103,9 +96,5 @@ pub fn run(arguments: &ExportArguments, global: &GlobalArguments, printer: &Prin
     let events: Events = Arc::new(move |event| progress.handle_upload(&event));
     let done = ocne_upload::export(&request, &client, &events, &cancel)?;
     info!("Saved image to {}", done.path);
-    match arguments.output {
-        ResultFormat::Json => printer.json(&done),
-        ResultFormat::Text if printer.quiet() => printer.line(&done.path),
-        ResultFormat::Text => Ok(()),
-    }
+    arguments.result.print(printer, &done, &done.path)
 }

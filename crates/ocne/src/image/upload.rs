@@ -14,14 +14,13 @@ use tracing::info;
 
 use super::copy::{Copying, credentials};
 use super::create::Arch;
+use super::result::{ResultArguments, ResultFormat};
 use super::source::{self, FetchArguments};
-use crate::cli::DataFormat;
-use crate::cli::GlobalArguments;
+use crate::cli::{DataFormat, GlobalArguments};
 use crate::failure::Failure;
 use crate::interrupt::cancel_on_signals;
 use crate::oracle::OracleArguments;
 use crate::printer::{OutputStyle, Printer};
-use crate::progress::ProgressStyle;
 use crate::settings::{Settings, home, kubernetes_version};
 
 /// Arguments of `ocne image upload`.
@@ -96,15 +95,8 @@ pub struct UploadArguments {
     waiting: WaitingArguments,
     #[command(flatten)]
     oracle: OracleArguments,
-    /// Form of the result on standard output
-    #[arg(short, long, value_name = "FORMAT", default_value = "text", help_heading = "Output")]
-    output: ResultFormat,
-    /// Form of progress on standard error
-    #[arg(long, value_name = "FORM", default_value = "auto", help_heading = "Output")]
-    progress: ProgressStyle,
-    /// Print nothing but the OCID of the image
-    #[arg(short, long, help_heading = "Output")]
-    quiet: bool,
+    #[command(flatten)]
+    result: ResultArguments,
 }
 
 /// Where an image of type ostree goes.
@@ -194,14 +186,6 @@ enum FormatChoice {
     Oci,
     /// The image as it is; its properties are set after the import
     Qcow2,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum ResultFormat {
-    /// Log lines only
-    Text,
-    /// A JSON object; its schema is docs/schemas/upload-record.schema.json
-    Json,
 }
 
 fn kind(text: &str) -> Result<Kind, String> {
@@ -295,7 +279,7 @@ fn state_dir() -> Result<PathBuf, Failure> {
 impl UploadArguments {
     /// How the verb wants to be heard.
     pub fn output_style(&self) -> OutputStyle {
-        OutputStyle { quiet: self.quiet, progress: self.progress }
+        self.result.style()
     }
 
     /// Decides everything that was left open.
@@ -390,7 +374,7 @@ fn copy(arguments: &UploadArguments, settings: &Settings, printer: &Printer) -> 
         credentials: to.creds.as_deref().map(credentials).transpose()?,
         fetch: fetch.options(settings)?,
         digestfile: to.digestfile.as_deref(),
-        output: match arguments.output {
+        output: match arguments.result.output {
             ResultFormat::Json => DataFormat::Json,
             ResultFormat::Text => DataFormat::Text,
         },
@@ -401,18 +385,15 @@ fn copy(arguments: &UploadArguments, settings: &Settings, printer: &Printer) -> 
 fn report(done: &UploadRecord, arguments: &UploadArguments, printer: &Printer) -> Result<(), Failure> {
     let work_request = done.work_request_id.as_deref().unwrap_or_default();
     let id = done.image.as_ref().map(|image| image.id.as_str());
-    if arguments.waiting.no_wait && !done.already_there {
+    let goes_on = arguments.waiting.no_wait && !done.already_there;
+    if goes_on {
         info!("The import goes on in the cloud; `ocne image upload --wait {work_request}` waits for it");
     }
     if let Some(id) = id {
         info!("Image OCID is {id}");
     }
-    match arguments.output {
-        ResultFormat::Json => printer.json(done),
-        ResultFormat::Text if !printer.quiet() => Ok(()),
-        ResultFormat::Text if arguments.waiting.no_wait && !done.already_there => printer.line(work_request),
-        ResultFormat::Text => printer.line(id.unwrap_or_default()),
-    }
+    let name = if goes_on { work_request } else { id.unwrap_or_default() };
+    arguments.result.print(printer, done, name)
 }
 
 #[cfg(test)]
