@@ -19,7 +19,7 @@ use ocne_transfer::{Channel, TransferError, agent, receive_whole, send_whole, wi
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use crate::heartbeat::{Heartbeat, scratch_folder};
+use crate::heartbeat::{Heartbeat, SCRATCH_HINT, scratch_folder};
 use crate::image_file::{lock, unusable};
 use crate::pull::for_the_client;
 
@@ -125,7 +125,7 @@ fn receive_files<R: Read, W: Write>(
                 return Err(failure(ocne_transfer::CODE_AGAIN, message).into());
             }
             Err(error @ TransferError::File(_)) => {
-                let hint = Some("give the pod another scratch volume with `--scratch`".to_owned());
+                let hint = Some(SCRATCH_HINT.to_owned());
                 return Err(Failure { hint, ..failure("scratch", with_causes(&error)) }.into());
             }
             Err(error) => return Err(Stop::Lost(error)),

@@ -28,8 +28,6 @@ use crate::source::block_on;
 const MADE_BYTES_MAX: u64 = 256 << 30;
 /// What a pod's scratch volume gets for images whose size nobody here knows.
 const SCRATCH_UNKNOWN_BYTES: u64 = 8 << 30;
-/// What it needs beside them: the agent's program and small files.
-const SCRATCH_SPARE_BYTES: u64 = 64 << 20;
 
 /// What is ordered of a pod.
 pub(super) struct Ordered<'a> {
@@ -81,7 +79,7 @@ impl<'a> Ordered<'a> {
         });
         let mut builder = request.builder.clone();
         if let Builder::Cluster(settings) | Builder::Auto(settings) = &mut builder {
-            settings.pod.scratch_bytes = scratch_bytes.saturating_add(SCRATCH_SPARE_BYTES);
+            settings.make_room(scratch_bytes);
             if settings.transfer != Transfer::Pull {
                 settings.transfer = Transfer::Full;
             }
