@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Times `ocne image create --type ostree` beside the reference conversion (ostree-ext, `ostree pull-local`, tar, gzip) on
-# the same image, in one run, and prints ratios and peak memory: bench-ostree.sh [PAYLOAD_MIB] [ROUNDS]
+# the same image, in one run, and prints ratios and peak memory: bench-ostree.sh [PAYLOAD_MIB|files] [ROUNDS]; `files` are those of this machine's
+# /usr/bin, /usr/sbin and /usr/share
+#   OCNE             the program (default: a release build of this tree)
 #   OSTREE_EXT_CLI   the reference's program; tests/fixtures/ostree/make-encapsulated.sh builds it
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -8,14 +10,22 @@ export LC_ALL=C.UTF-8
 payload=${1:-1024} rounds=${2:-3}
 fixtures=$PWD/tests/fixtures/ostree
 target=${CARGO_TARGET_DIR:-target}
-cargo build --release --locked --quiet --package ocne
-ocne=$(realpath "$target/release/ocne")
+if [[ -z ${OCNE:-} ]]; then
+	cargo build --release --locked --quiet --package ocne
+	OCNE=$target/release/ocne
+fi
+ocne=$(realpath "$OCNE")
 work=$(mktemp -d -p "${TMPDIR:-/var/tmp}" ocne-bench-ostree.XXXXXX)
 trap 'rm -rf "$work"' EXIT
 export OCNE_HOME=$work/home
 
-echo "bench: making an image of $payload MiB"
-python3 "$fixtures/mktree.py" --tar "$work/tree.tar" --manifest "$work/tree.json" --payload-mib "$payload"
+if [[ $payload == files ]]; then
+	echo "bench: making an image of files of this machine"
+	tar -C / --owner=0 --group=0 -cf "$work/tree.tar" usr/bin usr/sbin usr/share
+else
+	echo "bench: making an image of $payload MiB"
+	python3 "$fixtures/mktree.py" --tar "$work/tree.tar" --manifest "$work/tree.json" --payload-mib "$payload"
+fi
 ostree --repo="$work/repo" init --mode=archive
 ostree --repo="$work/repo" commit --branch=ock --tree=tar="$work/tree.tar" --tar-autocreate-parents --fsync=false --subject=bench >/dev/null
 "$fixtures/encapsulate.py" "$work/repo" ock "$work/source.ociarchive" --chunks 20 >/dev/null

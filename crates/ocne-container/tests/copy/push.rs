@@ -177,3 +177,56 @@ fn what_cannot_be_pushed_is_said() {
     let error = push(dir.path(), "docker://localhost/a", "docker://localhost/a:latest").0.unwrap_err();
     assert!(matches!(error, FetchError::CopyOntoItself { .. }), "{error}");
 }
+
+#[test]
+fn over_tls_with_an_authority_of_its_own() {
+    let name = "over_tls_with_an_authority_of_its_own";
+    if !docker_registry::have(name, &["docker-registry", "skopeo", "openssl"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let registry = Registry::with_tls(dir.path());
+    let source = format!("oci-archive:{}", sample().display());
+    let to = format!("docker://localhost:{}/olcne/ock-ostree:1", registry.address.port());
+    // Nobody whom this machine trusts vouches for it; and it is not spoken to without TLS for that.
+    let refused = push(dir.path(), &source, &to).0.unwrap_err();
+    assert!(format!("{refused:?}").to_lowercase().contains("certificate"), "{refused:?}");
+    let trusting = FetchOptions { ca_file: Some(dir.path().join("ca.pem")), ..FetchOptions::default() };
+    let with = |source: &str, to: &str| {
+        copy(dir.path(), source, to, &CopyOptions::default(), trusting.clone()).0.unwrap()
+    };
+    let pushed = with(&source, &to);
+    assert_eq!(pushed.spared_bytes, 0);
+    same_as_sample(dir.path(), &to);
+    assert_eq!(with(&to, &format!("dir:{}", dir.path().join("back").display())).digest, pushed.digest);
+}
+
+#[test]
+fn what_was_deleted_is_sent_again() {
+    if !docker_registry::have("what_was_deleted_is_sent_again", &["docker-registry", "skopeo", "curl"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let registry = Registry::start(dir.path());
+    let source = format!("oci-archive:{}", sample().display());
+    let to = format!("docker://{}/a/gone:1", registry.address);
+    let pushed = push(dir.path(), &source, &to).0.unwrap();
+    let delete = |what: &str| {
+        let url = format!("http://{}/v2/a/gone/{what}", registry.address);
+        run("curl", &["-fsS", "-X", "DELETE", &url]);
+    };
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&skopeo(&["inspect", "--raw", "--tls-verify=false", &to])).unwrap();
+    let layer = &manifest["layers"][1];
+    delete(&format!("manifests/{}", pushed.digest));
+    let gone = push(dir.path(), &to, &format!("dir:{}", dir.path().join("back").display())).0.unwrap_err();
+    assert!(matches!(gone, FetchError::Status { status: 404, .. }), "{gone:?}");
+    // The manifest alone, then a layer of it as well.
+    assert_eq!(push(dir.path(), &source, &to).0.unwrap().sent_bytes, 0);
+    same_as_sample(dir.path(), &to);
+    delete(&format!("manifests/{}", pushed.digest));
+    delete(&format!("blobs/{}", layer["digest"].as_str().unwrap()));
+    let again = push(dir.path(), &source, &to).0.unwrap();
+    assert_eq!((again.sent_bytes, again.digest), (layer["size"].as_u64().unwrap(), pushed.digest));
+    same_as_sample(dir.path(), &to);
+}
