@@ -200,6 +200,64 @@ fn what_cannot_be_is_said() {
 }
 
 #[test]
+fn a_commit_is_signed_by_a_key_that_was_given() {
+    if !have("a_commit_is_signed_by_a_key_that_was_given", &["python3", "ostree", "gpg", "tar", "bash"]) {
+        return;
+    }
+    let home = Home::new();
+    let path = |name: &str| home.path().join(name).to_str().unwrap().to_owned();
+    let script = "mkdir gnupg tree && chmod 700 gnupg && export GNUPGHOME=$PWD/gnupg && echo hello > tree/file
+        for who in one two; do
+            gpg --batch --quiet --pinentry-mode loopback --passphrase '' --quick-generate-key $who@example ed25519 sign never
+            gpg --batch --quiet --export $who@example > $who.gpg
+        done
+        ostree init --repo=repo --mode=archive
+        ostree commit --repo=repo -b ock --tree=dir=tree --subject=signed --gpg-sign=one@example --gpg-homedir=gnupg
+        gpg --batch --with-colons --list-keys one@example | sed -n 's/^fpr:*\\([0-9A-F]*\\):$/\\1/p' > fingerprint
+        gpgconf --kill all || true";
+    let mut make = Command::new("bash");
+    Ran::of(make.args(["-euc", script]).current_dir(home.path()).env("LC_ALL", "C.UTF-8")).ok();
+    run("encapsulate.py", &[&path("repo"), "ock", &path("signed.ociarchive"), "--chunks", "0"]);
+    let base = base(home.path());
+    let (output, report) = (path("out.tar"), path("report.json"));
+    let source = format!("ostree-image-signed:oci-archive:{}", path("signed.ociarchive"));
+    let mut arguments = create(&source, &base, &output);
+    // Without a key it is said that nothing is verified.
+    let ran = home.run(&arguments);
+    assert!(ran.stderr.contains("as no `--gpg-key` is given"), "{}", ran.stderr);
+    ran.ok();
+    fs_err::remove_file(&output).unwrap();
+    let (one, two) = (path("one.gpg"), path("two.gpg"));
+    arguments.extend(["--report", &report, "--gpg-key", &one]);
+    let ran = home.run(&arguments);
+    let fingerprint = fs_err::read_to_string(home.path().join("fingerprint")).unwrap();
+    assert!(
+        ran.stderr.contains(&format!("The commit is signed by {}", fingerprint.trim())),
+        "{}",
+        ran.stderr
+    );
+    assert!(!ran.stderr.contains("WARN"), "{}", ran.stderr);
+    ran.ok();
+    let said: Value = serde_json::from_slice(&fs_err::read(&report).unwrap()).unwrap();
+    assert_schema("create-ostree-report.schema.json", &said);
+    assert_eq!(said["commit"]["signed_by"], fingerprint.trim());
+    // By nobody else, and nothing is left of that.
+    fs_err::remove_file(&output).unwrap();
+    *arguments.last_mut().unwrap() = &two;
+    let said = home.run(&arguments).failed(1);
+    assert!(
+        said.contains("none of the commit's GPG signatures counts") && said.contains("is by no key in"),
+        "{said}"
+    );
+    assert!(!Path::new(&output).exists());
+    let image = sample();
+    let position = arguments.iter().position(|a| *a == source).unwrap();
+    arguments[position] = &image;
+    let said = home.run(&arguments).failed(1);
+    assert!(said.contains("the commit has no GPG signature"), "{said}");
+}
+
+#[test]
 fn a_plan_writes_nothing() {
     let home = Home::new();
     let image = sample();
