@@ -108,7 +108,7 @@ impl Documents<'_> {
 }
 
 /// Goes through the layer with the repository.
-fn repository(file: &File, place: Place, ref_name: &str, cancel: &AtomicBool) -> Result<Imported> {
+pub(crate) fn repository(file: &File, place: Place, ref_name: &str, cancel: &AtomicBool) -> Result<Imported> {
     let mut tar = TarReader::new(Section::new(file, place));
     let mut audit = Audit { found: Found::default(), metadata_bytes: 0, content_bytes: 0 };
     let folder = format!("{DOCUMENT_ROOT}/ostree/");

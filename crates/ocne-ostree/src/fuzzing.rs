@@ -21,6 +21,12 @@ pub fn metadata(bytes: &[u8]) {
     }
 }
 
+/// Goes through a layer with a repository, as one that another machine made.
+pub fn repository(layer: &std::fs::File, size_bytes: u64) {
+    let place = crate::verify::Place { offset_bytes: 0, size_bytes };
+    let _ = crate::audit::repository(layer, place, "ock", &AtomicBool::new(false));
+}
+
 /// Reads a configuration, and layers: an image of one layer, given as it is transferred.
 pub fn image(config: &[u8], layer: &[u8]) {
     let _ = Encapsulated::parse(config);
