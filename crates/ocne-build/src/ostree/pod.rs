@@ -211,6 +211,7 @@ impl Transferring<'_, '_> {
                 events(Event::Begin { stage: Stage::Generate, total_bytes: Some(total_bytes) });
             } else if let Some(done_bytes) = bytes("done_bytes") {
                 events(Event::Bytes { stage: Stage::Generate, done_bytes });
+                got_to(total_bytes.saturating_add(done_bytes));
             } else if let Some(reason) = event["fetch"]["retry"].as_str() {
                 events(Event::Warning(format!("in the pod: {reason}; trying again")));
             }
@@ -222,8 +223,8 @@ impl Transferring<'_, '_> {
         };
         let mut received = |done_bytes: u64| {
             events(Event::Bytes { stage: Stage::Save, done_bytes });
-            // Behind all that was sent.
-            got_to(total_bytes.saturating_add(done_bytes));
+            // Behind all that was sent, and all that was read to make it.
+            got_to(MADE_BYTES_MAX.saturating_add(done_bytes));
         };
         let order = ClientOrder {
             source,
