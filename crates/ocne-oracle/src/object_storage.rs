@@ -248,7 +248,8 @@ impl Client {
         absent_is_none(self.send(call).await).map(|_| ())
     }
 
-    /// Makes a URL by which anybody may read an object for a time, and returns its identifier and itself.
+    /// Makes a URL by which anybody may read an object for a time, and returns its identifier and itself. One whose answer
+    /// was lost is known to nobody, and ends by itself.
     ///
     /// # Errors
     /// When the service refuses.
@@ -271,7 +272,6 @@ impl Client {
             format!("{}/p", bucket.path()),
         )
         .right("manage buckets in compartment NAME")
-        .repeat(Repeat::IfRefused)
         .json(&json!({
             "name": format!("ocne import of {object}"), "objectName": object, "accessType": "ObjectRead",
             "timeExpires": ocne_http::format_rfc3339(expires),

@@ -205,13 +205,19 @@ async fn upload_and_import(
             return Err(error);
         }
     };
+    let traits = Traits {
+        architecture: source.architecture,
+        operating_system: source.operating_system.clone(),
+        is_appliance: client.regions().await?.len() == 1,
+    };
     if !same_name.is_empty()
         && let (digests, _) = digesting.get().await?
         && let Some(image) =
             same_name.into_iter().rfind(|image| image.freeform_tags.get(TAG_SHA256) == Some(&digests.sha256))
     {
         events(Event::Note(format!("The image is there already, made of the same file: {}", image.id)));
-        let shapes = client.image_shapes(&image.id).await?;
+        // A run that was killed after the import may not have come to this.
+        let (image, shapes) = import::settle(client, image, &compartment, &traits, events).await?;
         if !request.keep_object {
             remove_left_over(client, &bucket, &object, &journal).await;
         }
@@ -223,11 +229,6 @@ async fn upload_and_import(
         (record.already_there, record.sha256) = (true, Some(digests.sha256));
         return Ok(record);
     }
-    let traits = Traits {
-        architecture: source.architecture,
-        operating_system: source.operating_system.clone(),
-        is_appliance: client.regions().await?.len() == 1,
-    };
     if !client.has_bucket(&bucket).await? {
         client.create_bucket(&bucket, &compartment).await?;
         events(Event::Note(format!("Created the bucket {}", bucket.name)));
