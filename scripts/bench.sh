@@ -115,5 +115,6 @@ fi
 echo
 scripts/bench-ostree.sh
 scripts/bench-copy.sh
+scripts/bench-serve.sh
 echo
 scripts/bench-upload.sh
