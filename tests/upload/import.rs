@@ -155,6 +155,7 @@ fn refused_files(bench: &Bench, name: &str) -> Result<(), Failed> {
         .run(&mut cloud.command(&file, &["-a", "amd64", "--part-size", "1"]))?
         .ended(2)?
         .says("too small")?;
+    same("buckets", &cloud.metrics()?["by_op"]["CreateBucket"], &Value::Null)?;
     same("parts", &cloud.metrics()?["part_uploads_ok"], &json!(0))?;
     Ok(())
 }

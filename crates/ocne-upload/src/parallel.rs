@@ -3,9 +3,8 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-/// Where it begins, how it grows, and where it ends.
+/// Where it begins, and where it ends; between them it doubles, so that what is gained stands out from chance.
 const FIRST: u32 = 4;
-const STEP: u32 = 2;
 const MOST: u32 = 16;
 /// More parts in flight have to be this much faster, in percent, to be worth it.
 const GAIN_PERCENT: u64 = 10;
@@ -15,6 +14,8 @@ const GAIN_PERCENT: u64 = 10;
 pub(crate) struct Parallel {
     limit: u32,
     is_settled: bool,
+    /// The last window has gained nothing, which may be chance once.
+    is_doubtful: bool,
     best_rate: u64,
     window_parts: u32,
     window_bytes: u64,
@@ -27,6 +28,7 @@ impl Parallel {
         Self {
             limit: asked_for.map_or(FIRST, NonZeroU32::get),
             is_settled: asked_for.is_some(),
+            is_doubtful: false,
             best_rate: 0,
             window_parts: 0,
             window_bytes: 0,
@@ -53,12 +55,13 @@ impl Parallel {
         let elapsed = now.saturating_sub(self.window_began).as_millis().max(1);
         let rate = u64::try_from(u128::from(self.window_bytes) * 1000 / elapsed).unwrap_or(u64::MAX);
         if rate > self.best_rate.saturating_add(self.best_rate / 100 * GAIN_PERCENT) {
-            self.best_rate = rate;
-            self.limit = (self.limit + STEP).min(MOST);
-            self.is_settled = self.limit == MOST;
-        } else {
-            self.limit = self.limit.saturating_sub(STEP).max(FIRST);
+            (self.best_rate, self.is_doubtful, self.is_settled) = (rate, false, self.limit == MOST);
+            self.limit = (self.limit * 2).min(MOST);
+        } else if self.is_doubtful {
+            self.limit = (self.limit / 2).max(FIRST);
             self.is_settled = true;
+        } else {
+            self.is_doubtful = true;
         }
         (self.window_parts, self.window_bytes, self.window_began) = (0, 0, now);
     }

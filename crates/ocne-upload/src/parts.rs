@@ -2,6 +2,8 @@
 
 use std::num::NonZeroU64;
 
+use crate::error::UploadError;
+
 /// The service takes no more parts.
 pub(crate) const PARTS_MAX: u64 = 10_000;
 /// A part takes a minute on a line of 2.3 Mbit/s; what is lost with a connection is at most that.
@@ -27,6 +29,12 @@ impl Parts {
         let count = total_bytes.div_ceil(part_bytes).max(1);
         let count = u32::try_from(count).ok().filter(|count| u64::from(*count) <= PARTS_MAX)?;
         Some(Self { total_bytes, part_bytes, count })
+    }
+
+    /// The same; that it cannot be is an error.
+    pub fn wanted(total_bytes: u64, asked_for: Option<NonZeroU64>) -> Result<Self, UploadError> {
+        let part_bytes = asked_for.map_or(0, NonZeroU64::get);
+        Self::new(total_bytes, asked_for).ok_or(UploadError::PartSize { part_bytes, total_bytes })
     }
 
     /// The smallest size of a part that `total_bytes` can be cut by.

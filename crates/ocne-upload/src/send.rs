@@ -234,10 +234,7 @@ impl Sender<'_> {
                 }
             }
         }
-        let parts = Parts::new(total, self.request.part_size_bytes).ok_or_else(|| UploadError::PartSize {
-            part_bytes: self.request.part_size_bytes.map_or(0, std::num::NonZeroU64::get),
-            total_bytes: total,
-        })?;
+        let parts = Parts::wanted(total, self.request.part_size_bytes)?;
         // Before the request: a run that is killed now leaves an upload that the next one knows.
         self.journal.state.part_bytes = Some(parts.part_bytes);
         self.journal.state.is_beginning = true;

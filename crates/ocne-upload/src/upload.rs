@@ -16,6 +16,7 @@ use crate::event::{Event, Events, Stage};
 use crate::import::{self, TAG_SHA256};
 use crate::journal::Journal;
 use crate::metadata::{LAUNCH_MODE, Traits};
+use crate::parts::Parts;
 use crate::record::{ImageRecord, ObjectRecord, Timings, UPLOAD_SCHEMA, UploadRecord};
 use crate::report::BuildReport;
 use crate::request::{Format, UploadRequest};
@@ -229,6 +230,9 @@ async fn upload_and_import(
         (record.already_there, record.sha256) = (true, Some(digests.sha256));
         return Ok(record);
     }
+    let content = content(&source, request.format, &traits)?;
+    // What cannot be is said before anything is made.
+    Parts::wanted(content.length(), request.part_size_bytes)?;
     if !client.has_bucket(&bucket).await? {
         client.create_bucket(&bucket, &compartment).await?;
         events(Event::Note(format!("Created the bucket {}", bucket.name)));
@@ -239,7 +243,7 @@ async fn upload_and_import(
         client,
         bucket: &bucket,
         object: &object,
-        content: content(&source, request.format, &traits)?,
+        content,
         source: &source,
         digesting: &digesting,
         request,
