@@ -15,7 +15,7 @@ use std::time::Duration;
 use ocne_container::{Digest, FetchError, Image, LayerSender, layer_pipe};
 use ocne_ostree::{
     Base, BaseImage, BaseLayer, Encapsulated, ImageOptions, Layers, OpenLayer, OstreeError, Written,
-    write_image,
+    check_documents, write_image,
 };
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
@@ -39,6 +39,18 @@ pub struct Recipe {
     pub source_name: Option<String>,
     /// The base's.
     pub base_name: Option<String>,
+}
+
+impl Recipe {
+    fn options(&self) -> ImageOptions {
+        ImageOptions {
+            ref_name: REF_NAME.to_owned(),
+            image_name: IMAGE_NAME.to_owned(),
+            level: self.level,
+            workers: thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            source: self.source_name.clone(),
+        }
+    }
 }
 
 /// What an image is made of.
@@ -141,6 +153,30 @@ impl Images<'_> {
         Ok(())
     }
 
+    /// The base, but for what opens its layers.
+    fn base(
+        &self,
+        recipe: &Recipe,
+        server: Option<Vec<u8>>,
+    ) -> impl FnOnce(OpenLayer<'static>) -> Base<'static> + Send + use<> {
+        let base = self.base.as_ref().map(|image| {
+            let name = recipe.base_name.clone();
+            let digest = name.as_ref().map(|_| image.digest().to_string());
+            let layer = |(digest, size_bytes, media_type): (Digest, u64, Option<&str>)| BaseLayer {
+                media_type: media_type.map(str::to_owned),
+                digest: digest.to_string(),
+                size_bytes,
+            };
+            (image.config().to_vec(), layers_of(image).map(layer).collect(), name, digest)
+        });
+        move |open| match base {
+            Some((config, layers, name, digest)) => {
+                Base::Image(BaseImage { config, layers, open, name, digest })
+            }
+            None => Base::Server { program: server.unwrap_or_default() },
+        }
+    }
+
     /// Size of all layers, as they are transferred.
     pub fn size_bytes(&self) -> u64 {
         [Some(&self.source), self.base.as_ref()]
@@ -167,33 +203,12 @@ pub fn make(
     cancel: &AtomicBool,
 ) -> Result<Written, MakeError> {
     let source = Encapsulated::parse(images.source.config())?;
-    let options = ImageOptions {
-        ref_name: REF_NAME.to_owned(),
-        image_name: IMAGE_NAME.to_owned(),
-        level: recipe.level,
-        workers: thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        source: recipe.source_name.clone(),
-    };
+    let (options, base) = (recipe.options(), images.base(recipe, server));
     let sizes_bytes = layers_of(&images.source).map(|(_, size_bytes, _)| size_bytes).collect();
-    let base_image = images.base.as_ref().map(|image| {
-        let name = recipe.base_name.clone();
-        let digest = name.as_ref().map(|_| image.digest().to_string());
-        let layer = |(digest, size_bytes, media_type): (Digest, u64, Option<&str>)| BaseLayer {
-            media_type: media_type.map(str::to_owned),
-            digest: digest.to_string(),
-            size_bytes,
-        };
-        (image.config().to_vec(), layers_of(image).map(layer).collect(), name, digest)
-    });
     let stop: Arc<AtomicBool> = Arc::default();
     let written = images.with_layers(runtime, cancel, &stop, |openers| {
         let Openers { source: open, base: open_base } = openers;
-        let base = if let Some((config, layers, name, digest)) = base_image {
-            Base::Image(BaseImage { config, layers, open: open_base, name, digest })
-        } else {
-            drop(open_base);
-            Base::Server { program: server.unwrap_or_default() }
-        };
+        let base = base(open_base);
         let written =
             write_image(&source, Layers { sizes_bytes, open }, base, &options, file, progress, &stop);
         // The digest of all that comes explains damage best; anything else is reason enough to stop.
@@ -209,6 +224,23 @@ pub fn make(
         Err(OstreeError::Interrupted) => Err(MakeError::Interrupted),
         written => Ok(written?),
     }
+}
+
+/// Whether an image that was made elsewhere is the one that [`make`] makes of these images, around the layer with the
+/// repository. No content of theirs is read.
+///
+/// # Errors
+/// When it is another.
+pub fn check(
+    images: &Images<'_>,
+    server: Option<Vec<u8>>,
+    recipe: &Recipe,
+    written: &Written,
+) -> Result<(), OstreeError> {
+    let source = Encapsulated::parse(images.source.config())?;
+    source.check_commit(written.imported.checksum)?;
+    let base = images.base(recipe, server)(Box::new(|_| Err(std::io::Error::other("nothing is read"))));
+    check_documents(&source, base, &recipe.options(), written)
 }
 
 /// Whether it may be that the source is not what it was when it was made.

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use tar::EntryType;
 
 use crate::archive::{ArchiveWriter, Blob};
+use crate::checksum::Checksum;
 use crate::error::OstreeError;
 use crate::import::{Imported, Layers, OpenLayer, Step, import};
 use crate::layer_input::LayerInput;
@@ -137,10 +138,43 @@ pub fn write_image(
         }
     })?;
     let layer = repository.finish(&options.ref_name, imported.checksum, imported.commit.timestamp_seconds)?;
-    image.layers.push(descriptor(LAYER_TYPE, &layer));
-    image.diff_ids.push(layer.checksum.digest());
-    image.describe(source, &imported, options);
+    image.top(source, &imported, &layer, options);
     image.finish(archive, imported, layer, options)
+}
+
+/// Whether an image that was made elsewhere is the one that [`write_image`] makes of this source and this base, around the
+/// layer with the repository. Of the base only the description is used.
+///
+/// # Errors
+/// [`OstreeError::NotAsWritten`] when it is another, and when the base is not one that anything can be made of.
+pub fn check_documents(
+    source: &Encapsulated,
+    base: Base<'_>,
+    options: &ImageOptions,
+    written: &Written,
+) -> Result<(), OstreeError> {
+    let nowhere = fs_err::OpenOptions::new().write(true).open("/dev/null");
+    let nowhere = nowhere.map_err(|source| OstreeError::Output { action: "describe the image", source })?;
+    let (mut image, is_known) = match base {
+        // Of a layer that is known by its content alone, nobody knows here how large it is.
+        Base::Image(base) => {
+            (Image::on_layers(&base)?, base.layers.iter().all(|layer| layer.media_type.is_some()))
+        }
+        Base::Server { program } => {
+            let mut archive = ArchiveWriter::new(nowhere.file())?;
+            (Image::with_server(&program, &source.architecture, &mut archive)?, true)
+        }
+    };
+    image.top(source, &written.imported, &written.layer, options);
+    let config = json!(image.config).to_string().into_bytes();
+    let config = Blob { checksum: Checksum::of(&config), size_bytes: config.len() as u64 };
+    if config != written.config
+        || is_known && Checksum::of(&image.manifest(&config)) != written.manifest.checksum
+    {
+        let reason = "its description is not that of this commit on this base".to_owned();
+        return Err(OstreeError::NotAsWritten { reason });
+    }
+    Ok(())
 }
 
 fn descriptor(media_type: &str, blob: &Blob) -> Value {
@@ -209,6 +243,15 @@ impl Image {
         archive: &mut ArchiveWriter<'_>,
         cancel: &AtomicBool,
     ) -> Result<Self, OstreeError> {
+        let mut image = Self::on_layers(&base)?;
+        for (index, layer) in base.layers.iter().enumerate() {
+            image.layers[index] = copy_layer(index, layer, &mut base.open, archive, cancel)?;
+        }
+        Ok(image)
+    }
+
+    /// The same without the content of the base's layers.
+    fn on_layers(base: &BaseImage<'_>) -> Result<Self, OstreeError> {
         let refused = |reason: String| OstreeError::Config { image: "the base", reason };
         let config: Map<String, Value> =
             serde_json::from_slice(&base.config).map_err(|e| refused(e.to_string()))?;
@@ -218,10 +261,11 @@ impl Image {
             let (said, found) = (diff_ids.len(), base.layers.len());
             return Err(refused(format!("it describes {said} layers, and there are {found}")));
         }
-        let mut layers = Vec::new();
-        for (index, layer) in base.layers.iter().enumerate() {
-            layers.push(copy_layer(index, layer, &mut base.open, archive, cancel)?);
-        }
+        let layers = base.layers.iter().enumerate().map(|(index, layer)| {
+            let (media_type, checksum) = terms(index, layer)?;
+            Ok(descriptor(media_type, &Blob { checksum, size_bytes: layer.size_bytes }))
+        });
+        let layers = layers.collect::<Result<_, OstreeError>>()?;
         let mut config = config;
         let mut inner = match config.remove("config") {
             Some(Value::Object(inner)) => inner,
@@ -233,8 +277,9 @@ impl Image {
         inner.insert("Cmd".to_owned(), json!(["nginx", "-c", nginx_config, "-g", "daemon off;"]));
         config.insert("config".to_owned(), Value::Object(inner));
         let mut annotations = BTreeMap::new();
-        annotations.extend(base.name.map(|name| ("org.opencontainers.image.base.name", name)));
-        annotations.extend(base.digest.map(|digest| ("org.opencontainers.image.base.digest", digest)));
+        let (name, digest) = (base.name.clone(), base.digest.clone());
+        annotations.extend(name.map(|name| ("org.opencontainers.image.base.name", name)));
+        annotations.extend(digest.map(|digest| ("org.opencontainers.image.base.digest", digest)));
         Ok(Self { config, layers, diff_ids, files: NGINX_FILES, annotations })
     }
 
@@ -277,6 +322,25 @@ impl Image {
         self.config.insert("rootfs".to_owned(), json!({ "type": "layers", "diff_ids": self.diff_ids }));
     }
 
+    /// Puts the layer with the repository on top.
+    fn top(&mut self, source: &Encapsulated, imported: &Imported, layer: &Blob, options: &ImageOptions) {
+        self.layers.push(descriptor(LAYER_TYPE, layer));
+        self.diff_ids.push(layer.checksum.digest());
+        self.describe(source, imported, options);
+    }
+
+    /// The manifest, around what is known of the configuration.
+    fn manifest(&self, config: &Blob) -> Vec<u8> {
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST_TYPE,
+            "config": descriptor(CONFIG_TYPE, config),
+            "layers": self.layers,
+            "annotations": self.annotations,
+        });
+        manifest.to_string().into_bytes()
+    }
+
     fn finish(
         self,
         mut archive: ArchiveWriter<'_>,
@@ -289,14 +353,8 @@ impl Image {
             "architecture": self.config.get("architecture").cloned().unwrap_or_default(),
             "os": "linux",
         });
-        let config = archive.small(&text(&Value::Object(self.config)))?;
-        let manifest = archive.small(&text(&json!({
-            "schemaVersion": 2,
-            "mediaType": MANIFEST_TYPE,
-            "config": descriptor(CONFIG_TYPE, &config),
-            "layers": self.layers,
-            "annotations": self.annotations,
-        })))?;
+        let config = archive.small(&json!(self.config).to_string().into_bytes())?;
+        let manifest = archive.small(&self.manifest(&config))?;
         let mut entry = descriptor(MANIFEST_TYPE, &manifest);
         entry["annotations"] = json!({ "org.opencontainers.image.ref.name": options.image_name });
         entry["platform"] = platform;
@@ -315,14 +373,7 @@ fn copy_layer(
     cancel: &AtomicBool,
 ) -> Result<Value, OstreeError> {
     let number = index + 1;
-    let refused = |reason: String| OstreeError::Config { image: "the base", reason };
-    let expected = digest(&layer.digest)
-        .ok_or_else(|| refused(format!("`{}` is not a digest of the form `sha256:…`", layer.digest)))?;
-    let media_type = match layer.media_type.as_deref() {
-        None => LAYER_TYPE,
-        Some(text) => oci_layer_type(text)
-            .ok_or_else(|| refused(format!("layer {number} is of the unsupported type `{text}`")))?,
-    };
+    let (media_type, expected) = terms(index, layer)?;
     let failed = |source: io::Error| OstreeError::Layer { layer: number, source };
     let input = open(index).map_err(failed)?;
     let count = AtomicU64::new(0);
@@ -352,6 +403,19 @@ fn copy_layer(
         return Err(OstreeError::BaseLayer { layer: number, expected, actual });
     }
     Ok(descriptor(media_type, &blob))
+}
+
+/// Type and digest of a base's layer in the terms of OCI.
+fn terms(index: usize, layer: &BaseLayer) -> Result<(&'static str, Checksum), OstreeError> {
+    let refused = |reason: String| OstreeError::Config { image: "the base", reason };
+    let checksum = digest(&layer.digest)
+        .ok_or_else(|| refused(format!("`{}` is not a digest of the form `sha256:…`", layer.digest)))?;
+    let media_type = match layer.media_type.as_deref() {
+        None => LAYER_TYPE,
+        Some(text) => oci_layer_type(text)
+            .ok_or_else(|| refused(format!("layer {} is of the unsupported type `{text}`", index + 1)))?,
+    };
+    Ok((media_type, checksum))
 }
 
 /// Docker's names for what OCI calls otherwise; the bytes are the same.

@@ -35,7 +35,9 @@ pub use audit::audit_image;
 pub use checksum::Checksum;
 pub use error::OstreeError;
 pub use gvariant::Malformed;
-pub use image::{Base, BaseImage, BaseLayer, ImageOptions, Written, verify_image, write_image};
+pub use image::{
+    Base, BaseImage, BaseLayer, ImageOptions, Written, check_documents, verify_image, write_image,
+};
 pub use import::{Imported, Layers, ObjectCounts, OpenLayer};
 pub use metadata::{Commit, signatures};
 pub use source::Encapsulated;

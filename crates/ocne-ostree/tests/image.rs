@@ -88,9 +88,24 @@ fn a_base_keeps_its_layers_and_settings() {
     assert!(made.status.success());
     let base = Image::read(&base);
     let output = dir.path().join("out.tar");
-    convert(&Image::read(&sample()), Base::Image(base.base()), &options(), &output).unwrap();
+    let sample = Image::read(&sample());
+    let written = convert(&sample, Base::Image(base.base()), &options(), &output).unwrap();
     check(&output, &["--no-ctr"]);
     let image = Image::read(&output);
+
+    // As does who knows the base, and has the image from somebody else.
+    let source = ocne_ostree::Encapsulated::parse(&sample.config).unwrap();
+    let options = options();
+    let documents = |base: Base<'_>| ocne_ostree::check_documents(&source, base, &options, &written);
+    documents(Base::Image(base.base())).unwrap();
+    let mut other = base.base();
+    other.layers[0].digest = image.descriptors()[1]["digest"].as_str().unwrap().to_owned();
+    documents(Base::Image(other)).unwrap_err();
+    let mut other = base.base();
+    other.config = String::from_utf8(base.config.clone()).unwrap().replace("A=B", "LD_PRELOAD=x").into();
+    documents(Base::Image(other)).unwrap_err();
+    documents(server()).unwrap_err();
+
     assert_eq!(image.descriptors()[0], base.descriptors()[0]);
     assert_eq!(image.blob(0), base.blob(0));
     let config: serde_json::Value = serde_json::from_slice(&image.config).unwrap();
@@ -148,6 +163,10 @@ fn an_image_of_somebody_else_is_audited() {
         ocne_ostree::audit_image(fs_err::File::open(path).unwrap().into_parts().0, "ock", &cancel)
     };
     assert_eq!(audit(&output).unwrap(), written);
+    let source = ocne_ostree::Encapsulated::parse(&Image::read(&sample()).config).unwrap();
+    ocne_ostree::check_documents(&source, server(), &options(), &written).unwrap();
+    let other = Base::Server { program: b"#!/bin/true\n".to_vec() };
+    ocne_ostree::check_documents(&source, other, &options(), &written).unwrap_err();
     // Each with all digests made right again.
     let other = dir.path().join("other.tar");
     let changes: [(&str, Change); 7] = [

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ocne_container::{Digest, Fetcher, Image, ImageReference, Platform, SentFile};
-use ocne_ostree::{Encapsulated, OstreeError, audit_image};
-use ocne_ostree_image::{Images, Input, Openers, Order, OrderFile, REF_NAME, Recipe};
+use ocne_ostree::{OstreeError, audit_image};
+use ocne_ostree_image::{Images, Input, Openers, Order, OrderFile, REF_NAME, Recipe, check};
 use ocne_transfer::client::{Order as ClientOrder, OrderOutcome, Task, order_ostree};
 use ocne_transfer::{Channel, InOrder, ReadAt, TransferError};
 use serde::Deserialize;
@@ -129,8 +129,8 @@ pub(super) fn in_a_pod(
     let written = audit_image(again.into_parts().0, REF_NAME, cancel)
         .and_then(|written| match images {
             Some(images) => {
-                Encapsulated::parse(images.source.config())?.check_commit(written.imported.checksum)?;
-                Ok(written)
+                let server = ordered.server.map(<[u8]>::to_vec);
+                check(images, server, &ordered.order.recipe, &written).map(|()| written)
             }
             None => Ok(written),
         })
