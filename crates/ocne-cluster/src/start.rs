@@ -175,6 +175,8 @@ impl Cluster {
                 Standing::Waiting { reason, patience, error } => {
                     let on_node =
                         pod.as_ref().and_then(|pod| Some((pod, pod.spec.as_ref()?.node_name.clone()?)));
+                    // A pod that is on its way out may answer still.
+                    let on_node = on_node.filter(|(pod, _)| pod.metadata.deletion_timestamp.is_none());
                     if let Some((pod, node)) = on_node.filter(|_| start.elapsed() < FIRST) {
                         let pod = self.builder_pod(&spec.namespace, job, pod, node);
                         if answers(&pod, spec.entry).await {
