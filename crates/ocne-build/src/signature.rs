@@ -58,6 +58,8 @@ impl Keys {
     pub fn read(path: &Path) -> Result<Self, BuildError> {
         let io = |source| BuildError::Io { action: "read the GPG keys", source };
         let refused = |reason: String| BuildError::GpgKeys { path: path.to_owned(), reason };
+        let no_key =
+            |e: &pgp::errors::Error| refused(format!("what is in it is no OpenPGP public key ({e})"));
         let size_bytes = fs_err::metadata(path).map_err(io)?.len();
         if size_bytes > KEYS_MAX_BYTES {
             return Err(refused(format!("it has {size_bytes} bytes, and at most {KEYS_MAX_BYTES} are read")));
@@ -74,10 +76,9 @@ impl Keys {
         };
         let mut keys = Vec::new();
         for block in blocks {
-            let (found, _) =
-                SignedPublicKey::from_reader_many(Cursor::new(block)).map_err(|e| refused(e.to_string()))?;
+            let (found, _) = SignedPublicKey::from_reader_many(Cursor::new(block)).map_err(|e| no_key(&e))?;
             for key in found {
-                keys.push(key.map_err(|e| refused(e.to_string()))?);
+                keys.push(key.map_err(|e| no_key(&e))?);
             }
         }
         if keys.is_empty() {

@@ -13,7 +13,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use crate::digest::Digest;
 use crate::error::FetchError;
 use crate::layer::{DiskSink, Found, LayerError, PathInImage, SearchError, search};
-use ocne_tar::{TarInput, TarReader};
+use ocne_tar::{TarInput, TarReader, read_buffered};
 
 /// Size of a buffer.
 pub(crate) const BUFFER_BYTES: usize = 256 << 10;
@@ -364,26 +364,8 @@ impl BufRead for ChannelReader {
 
 impl Read for ChannelReader {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let available = self.fill_buf()?;
-        let count = available.len().min(into.len());
-        into[..count].copy_from_slice(&available[..count]);
-        self.consume(count);
-        Ok(count)
+        read_buffered(self, into)
     }
 }
 
-impl TarInput for ChannelReader {
-    fn skip(&mut self, count: u64) -> io::Result<u64> {
-        let mut skipped = 0;
-        while skipped < count {
-            let available = self.fill_buf()?.len();
-            if available == 0 {
-                break;
-            }
-            let step = usize::try_from(count - skipped).unwrap_or(usize::MAX).min(available);
-            self.consume(step);
-            skipped += step as u64;
-        }
-        Ok(skipped)
-    }
-}
+impl TarInput for ChannelReader {}

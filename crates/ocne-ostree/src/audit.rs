@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use flate2::{Decompress, FlushDecompress, Status};
-use ocne_tar::{Entry, EntryKind, TarError, TarInput, TarReader};
+use ocne_tar::{Entry, EntryKind, TarError, TarInput, TarReader, read_buffered};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
@@ -322,11 +322,7 @@ impl BufRead for Section<'_> {
 
 impl Read for Section<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let available = self.fill_buf()?;
-        let count = available.len().min(into.len());
-        into[..count].copy_from_slice(&available[..count]);
-        self.consume(count);
-        Ok(count)
+        read_buffered(self, into)
     }
 }
 

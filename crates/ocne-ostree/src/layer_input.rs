@@ -4,7 +4,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use flate2::bufread::MultiGzDecoder;
-use ocne_tar::TarInput;
+use ocne_tar::{TarInput, read_buffered};
 use sha2::{Digest as _, Sha256};
 
 use crate::checksum::Checksum;
@@ -118,26 +118,8 @@ impl BufRead for LayerInput<'_> {
 
 impl Read for LayerInput<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let available = self.fill_buf()?;
-        let count = available.len().min(into.len());
-        into[..count].copy_from_slice(&available[..count]);
-        self.consume(count);
-        Ok(count)
+        read_buffered(self, into)
     }
 }
 
-impl TarInput for LayerInput<'_> {
-    fn skip(&mut self, count: u64) -> io::Result<u64> {
-        let mut skipped = 0;
-        while skipped < count {
-            let available = self.fill_buf()?.len();
-            if available == 0 {
-                break;
-            }
-            let step = usize::try_from(count - skipped).unwrap_or(usize::MAX).min(available);
-            self.consume(step);
-            skipped += step as u64;
-        }
-        Ok(skipped)
-    }
-}
+impl TarInput for LayerInput<'_> {}

@@ -91,8 +91,29 @@ pub struct Entry {
 
 /// What tar files are read from.
 pub trait TarInput: BufRead {
-    /// Goes on by `count` bytes, which may be beyond the end; tells how far it went.
-    fn skip(&mut self, count: u64) -> io::Result<u64>;
+    /// Goes on by `count` bytes, which may be beyond the end; tells how far it went. Reads them, where nothing better is known.
+    fn skip(&mut self, count: u64) -> io::Result<u64> {
+        let mut skipped = 0;
+        while skipped < count {
+            let available = self.fill_buf()?.len();
+            if available == 0 {
+                break;
+            }
+            let step = usize::try_from(count - skipped).unwrap_or(usize::MAX).min(available);
+            self.consume(step);
+            skipped += step as u64;
+        }
+        Ok(skipped)
+    }
+}
+
+/// Reads from what has a buffer: `Read` of a type that is made for `BufRead`.
+pub fn read_buffered(input: &mut impl BufRead, into: &mut [u8]) -> io::Result<usize> {
+    let available = input.fill_buf()?;
+    let count = available.len().min(into.len());
+    into[..count].copy_from_slice(&available[..count]);
+    input.consume(count);
+    Ok(count)
 }
 
 impl TarInput for BufReader<File> {
