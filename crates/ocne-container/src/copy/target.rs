@@ -22,7 +22,7 @@ use crate::reference::{ImageReference, LayoutImage, RegistryReference, Version};
 use crate::transport::{Arrived, FilePart, LayerPlace, Registry, Transport};
 
 /// How many blobs are copied at once.
-const PARALLEL: usize = 3;
+const PARALLEL: usize = 6;
 /// How often a blob is transferred that arrives changed.
 const TRANSFERS_MAX: u32 = 2;
 /// Says where the base of an image is from, in the manifest.
