@@ -17,6 +17,9 @@ pub(crate) struct Parallel {
     /// The last window has gained nothing, which may be chance once.
     is_doubtful: bool,
     best_rate: u64,
+    /// Parts that are still to arrive before any time is taken: the first ones waited for hashes and connections, and
+    /// whatever comes after them would seem to be a gain.
+    warm_up_parts: u32,
     window_parts: u32,
     window_bytes: u64,
     window_began: Duration,
@@ -30,6 +33,7 @@ impl Parallel {
             is_settled: asked_for.is_some(),
             is_doubtful: false,
             best_rate: 0,
+            warm_up_parts: FIRST,
             window_parts: 0,
             window_bytes: 0,
             window_began: Duration::ZERO,
@@ -44,6 +48,11 @@ impl Parallel {
     /// A part of `bytes` arrived at `now`, counted from the start.
     pub fn arrived(&mut self, bytes: u64, now: Duration) {
         if self.is_settled {
+            return;
+        }
+        if self.warm_up_parts > 0 {
+            self.warm_up_parts -= 1;
+            self.window_began = now;
             return;
         }
         self.window_parts += 1;
@@ -88,6 +97,16 @@ mod tests {
         assert_eq!(on_a_line(1_000_000, 1_000_000), FIRST);
         assert_eq!(on_a_line(8_000_000, 1_000_000), 8);
         assert_eq!(on_a_line(1_000_000_000, 1_000_000), MOST);
+    }
+
+    #[test]
+    fn a_slow_start_is_no_reason_for_more() {
+        let mut parallel = Parallel::new(None);
+        for part in 0..500 {
+            // Two seconds until anything arrives, and then as much as the line bears.
+            parallel.arrived(1_000_000, Duration::from_millis(2_000 + part));
+        }
+        assert_eq!(parallel.limit(), FIRST);
     }
 
     #[test]
