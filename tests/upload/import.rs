@@ -150,7 +150,8 @@ fn refused_files(bench: &Bench, name: &str) -> Result<(), Failed> {
         cloud.run(&mut cloud.command(&bad, &["-a", "amd64"]))?.ended(1)?.says(words)?;
     }
     cloud.run(&mut cloud.command(&file, &[]))?.ended(2)?.says("--arch amd64")?;
-    cloud.run(&mut cloud.command(&cloud.dir.join("none"), &["-a", "amd64"]))?.ended(1)?;
+    let none = cloud.dir.join("none");
+    cloud.run(&mut cloud.command(&none, &["-a", "amd64"]))?.ended(1)?.says("hint: `ocne image create")?;
     cloud
         .run(&mut cloud.command(&file, &["-a", "amd64", "--part-size", "1"]))?
         .ended(2)?

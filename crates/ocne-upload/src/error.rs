@@ -245,6 +245,11 @@ impl UploadError {
                 "`ocne image upload --wait {work_request_id}` waits for it, as the same command does"
             )),
             Self::NotAnImage { .. } => text("`ocne image create --type oci` makes one"),
+            Self::Io { action, source }
+                if action.ends_with("the image") && source.kind() == std::io::ErrorKind::NotFound =>
+            {
+                text("`ocne image create --type oci` makes an image, and its last line says where")
+            }
             Self::Image { source, .. } => source.hint().map(str::to_owned),
             Self::ArchiveAsQcow2 { .. } => text("leave out `--format`"),
             Self::Architecture { .. } => text("leave out `--arch`, or name another file"),
