@@ -2,6 +2,7 @@
 //!
 //! The keys are trusted as they are in the file; what they say of themselves is verified, and counts: a key that was
 //! revoked or has expired vouches for nothing, nor does a subkey that is not bound to its key, or not meant for signing.
+//! No signature counts whose digest is weak, not even one of a key of itself; only what takes something back does.
 
 use std::fmt;
 use std::io::Cursor;
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use pgp::composed::{Deserializable as _, DetachedSignature, SignedPublicKey, SignedPublicSubKey};
+use pgp::crypto::hash::HashAlgorithm;
 use pgp::packet::{Signature, SignatureConfig, SignatureType, SubpacketData};
 use pgp::types::{Fingerprint, KeyDetails, Tag, Timestamp, VerifyingKey};
 
@@ -160,6 +162,7 @@ fn by_subkey(
         return Err("is by a subkey that was revoked".to_owned());
     }
     let binding = latest(bindings.into_iter()).ok_or("is by a subkey that its key does not vouch for")?;
+    check_digest(binding, "is by a subkey for which its key vouches")?;
     // Without this, anybody could take the subkey of somebody else for their own.
     let back = binding.embedded_signature();
     if !binding.key_flags().sign()
@@ -167,6 +170,7 @@ fn by_subkey(
     {
         return Err("is by a subkey that is not meant for signing".to_owned());
     }
+    back.map_or(Ok(()), |back| check_digest(back, "is by a subkey that vouches for its key"))?;
     check_expiry(&subkey.key, binding, now)?;
     check_signature(&subkey.key, signature, content, now)
 }
@@ -192,8 +196,22 @@ fn check_primary(key: &SignedPublicKey, now: u64) -> Result<&Signature, String> 
         by_itself.filter(|s| s.verify_certification(primary, Tag::UserId, &user.id).is_ok())
     });
     let binding = latest(direct.chain(of_users)).ok_or("is by a key that says nothing of itself")?;
+    check_digest(binding, "is by a key that vouches for itself")?;
     check_expiry(primary, binding, now)?;
     Ok(binding)
+}
+
+/// Whether the digest that a signature is of is one that nobody can find another content for.
+fn check_digest(signature: &Signature, what: &str) -> Result<(), String> {
+    use HashAlgorithm::{Md5, Ripemd160, Sha1, Sha3_256, Sha3_512, Sha224, Sha256, Sha384, Sha512};
+    let name = match signature.hash_alg() {
+        Some(Sha224 | Sha256 | Sha384 | Sha512 | Sha3_256 | Sha3_512) => return Ok(()),
+        Some(Md5) => "MD5",
+        Some(Sha1) => "SHA-1",
+        Some(Ripemd160) => "RIPEMD-160",
+        _ => "a digest that is not known here",
+    };
+    Err(format!("{what} by {name}, which is too weak to count"))
 }
 
 fn latest<'s>(signatures: impl Iterator<Item = &'s Signature>) -> Option<&'s Signature> {
@@ -224,6 +242,7 @@ fn check_signature(
     if signature.typ() != Some(SignatureType::Binary) {
         return Err("is not one of a file".to_owned());
     }
+    check_digest(signature, "is")?;
     let created = signature.created().map_or(0, |c| u64::from(c.as_secs()));
     if created > now.saturating_add(SKEW_SECONDS) || created < u64::from(key.created_at().as_secs()) {
         return Err("is of the future, or older than its key".to_owned());
@@ -367,6 +386,29 @@ mod tests {
             "printf 'key 1\\nrevkey\\ny\\n0\\n\\ny\\nsave\\n' | gpg --no-tty --command-fd 0 --quiet --pinentry-mode loopback --passphrase '' --edit-key {fingerprint}"
         ));
         assert!(reason(gpg.keys("sub", "").verify(b"commit", &signed)).contains("was revoked"));
+    }
+
+    #[test]
+    fn weak_digests_vouch_for_nothing() {
+        let Some(gpg) = Gpg::new("weak_digests_vouch_for_nothing") else { return };
+        // Of the commit.
+        gpg.key("good", "rsa2048", "never", "");
+        for (digest, name) in [("SHA1", "SHA-1"), ("RIPEMD160", "RIPEMD-160")] {
+            let signed = gpg.signature("good", &format!("--digest-algo {digest}"), b"commit");
+            let said = reason(gpg.keys("good", "").verify(b"commit", &signed));
+            assert!(said.contains(&format!(" is by {name}, which is too weak to count")), "{said}");
+        }
+        let strong = gpg.signature("good", "--digest-algo SHA224", b"commit");
+        assert!(gpg.keys("good", "").verify(b"commit", &strong).is_ok());
+        // One that is weak does not spoil another one.
+        let mut both = gpg.signature("good", "--digest-algo SHA1", b"commit");
+        both.extend(strong);
+        assert!(gpg.keys("good", "").verify(b"commit", &both).is_ok());
+        // Of a key of itself. Between a key and its subkey gpg makes none.
+        gpg.key("old", "rsa2048", "never", "--cert-digest-algo SHA1");
+        let signed = gpg.signature("old", "", b"commit");
+        let said = reason(gpg.keys("old", "").verify(b"commit", &signed));
+        assert!(said.contains("is by a key that vouches for itself by SHA-1, which is too weak"), "{said}");
     }
 
     #[test]
