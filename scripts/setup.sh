@@ -10,7 +10,7 @@ PACKAGES=(
 	# making boot images, and judging them
 	attr dosfstools gdisk mtools ostree parted python3 qemu-utils qemu-system-common xfsprogs
 	# registries and transports
-	apache2-utils docker-registry openssl skopeo
+	apache2-utils docker-registry openssl podman skopeo
 	# booting
 	cpio grub-common grub-efi-amd64-bin mmdebstrap ovmf qemu-system-x86 zstd
 	# lint, the network files and man pages

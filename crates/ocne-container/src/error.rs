@@ -218,7 +218,7 @@ pub enum FetchError {
         reason: String,
     },
     /// The programs that read and write podman's storage are missing.
-    #[error("neither `skopeo` nor `podman` is installed, which containers-storage needs")]
+    #[error("neither `skopeo` nor, for one image, `podman` is installed, which containers-storage needs")]
     NoStorageProgram,
     /// Such a program did not succeed.
     #[error("cannot {action}: `{program}` ended with {reason}")]

@@ -139,7 +139,7 @@ fn an_image_arrives_through_everything_that_passes() {
         let (copied, events) = push(dir.path(), &format!("docker://{proxy}/a/{name}:1"));
         let copied = copied.unwrap_or_else(|e| panic!("{fault:?}: {e:?}"));
         let retries = events.iter().filter(|e| matches!(e, FetchEvent::Retry { .. })).count();
-        assert_eq!(retries > 0, fault != Fault::Slow, "{fault:?}: {retries} retries");
+        assert!(retries > 0 || fault == Fault::Slow, "{fault:?}: no retries");
         let there = format!("docker://{}/a/{name}:1", registry.address);
         assert_eq!(Digest::of(&raw(&there)), copied.digest, "{fault:?}");
         let check = format!("dir:{}", dir.path().join(name).display());

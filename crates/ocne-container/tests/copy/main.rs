@@ -1,10 +1,11 @@
-//! Copying images between all transports, judged by skopeo and Debian's docker-registry.
+//! Copying images between all transports, judged by skopeo, podman and Debian's docker-registry.
 
 #[path = "../docker_registry/mod.rs"]
 mod docker_registry;
 mod faults;
 #[path = "../image/mod.rs"]
 mod image;
+mod podman;
 mod push;
 mod tokens;
 mod transports;

@@ -13,14 +13,14 @@ use crate::image::{Item, LayerFile, Layout, with_platform};
 const TOOLS: [&str; 2] = ["skopeo", "docker-registry"];
 
 /// A small image of two layers.
-fn layout(path: &Path) -> Layout {
+pub fn layout(path: &Path) -> Layout {
     let layer = |name: &str, bytes: &[u8]| LayerFile::gzip(&[Item::Folder("etc/"), Item::File(name, bytes)]);
     let layers = [layer("etc/a", &[1; 5000]), layer("etc/b", b"two")];
     Layout::single(path, &layers)
 }
 
 /// References of all six transports below a folder; without the last one where skopeo cannot use it.
-fn references(folder: &Path, registry: &Registry, name: &str, with_storage: bool) -> Vec<String> {
+pub fn references(folder: &Path, registry: &Registry, name: &str, with_storage: bool) -> Vec<String> {
     let path = folder.display();
     let mut all = vec![
         format!("docker://{}/test/{name}:1", registry.address),
@@ -40,11 +40,11 @@ fn skopeo_copy(more: &[&str], from: &str, to: &str) {
     run("skopeo", &[&copy[..], more, &[from, to]].concat());
 }
 
-fn raw(reference: &str) -> Vec<u8> {
+pub fn raw(reference: &str) -> Vec<u8> {
     run("skopeo", &["inspect", "--raw", "--tls-verify=false", reference])
 }
 
-fn config_of(manifest: &[u8]) -> Value {
+pub fn config_of(manifest: &[u8]) -> Value {
     let manifest: Value = serde_json::from_slice(manifest).unwrap();
     manifest["config"]["digest"].clone()
 }
@@ -99,7 +99,7 @@ fn every_transport_to_every_other() {
     assert_eq!(crate::image::leftovers(dir.path()), [""; 0].map(std::path::PathBuf::from));
 }
 
-fn eprintln_skipped(what: &str) {
+pub fn eprintln_skipped(what: &str) {
     let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("SKIPPED {what}\n"));
 }
 

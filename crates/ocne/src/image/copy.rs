@@ -29,7 +29,7 @@ use crate::terminal;
   ocne image copy oci:layout:name registry.example/name --arch arm64 --digestfile digest
 
 Images are docker:// or a registry reference, oci:, oci-archive:, docker-archive:, dir:, and with
-skopeo installed containers-storage:.")]
+skopeo or podman installed containers-storage:.")]
 pub struct CopyArguments {
     /// Image that is copied
     #[arg(value_name = "SOURCE")]
