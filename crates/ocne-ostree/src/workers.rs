@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 /// The most that may be on its way.
-const BUDGET_BYTES: usize = 24 << 20;
+const BUDGET_BYTES: usize = 40 << 20;
 /// How often somebody who waits looks whether it is to end.
 const TICK: Duration = Duration::from_millis(50);
 

@@ -28,13 +28,9 @@ fn the_sample_is_as_it_was_and_the_same_every_time() {
         assert_eq!(convert(&source, server(), &options, &other).unwrap(), written);
         assert!(fs_err::read(&first).unwrap() == fs_err::read(&other).unwrap(), "{workers} workers");
     }
-    for level in [1, 9] {
-        let other = dir.path().join("other.tar");
-        let mut options = options();
-        options.level = level;
-        convert(&source, server(), &options, &other).unwrap();
-        check(&other, &["--no-ctr"]);
-    }
+    let other = dir.path().join("other.tar");
+    convert(&source, server(), &ocne_ostree::ImageOptions { level: 1, ..options() }, &other).unwrap();
+    check(&other, &["--no-ctr"]);
 }
 
 #[test]
@@ -130,8 +126,10 @@ fn large_files_and_long_attributes_come_back() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };
-    // Files of 2 MiB, which are compressed in pieces, and a header of more than 65,535 bytes.
-    ok(run("mktree.py", &[&"--tar", &tar, &"--manifest", &tree, &"--payload-mib", &"8", &"--huge-xattr"]));
+    // A file of more than 8 MiB, which is compressed in pieces, and a header of more than 65,535 bytes.
+    let what: [&dyn AsRef<std::ffi::OsStr>; 5] =
+        [&"--payload-mib", &"1", &"--large-mib", &"8", &"--huge-xattr"];
+    ok(run("mktree.py", &[&[&"--tar" as _, &tar as _, &"--manifest" as _, &tree as _], &what[..]].concat()));
     let ostree = |arguments: &[&str]| {
         let mut ostree = std::process::Command::new("ostree");
         ok(ostree.arg(format!("--repo={repo}")).args(arguments).env("LC_ALL", "C.UTF-8").output().unwrap());
