@@ -17,8 +17,8 @@ pub fn trials(bench: &Bench) -> Vec<Trial> {
     vec![bench.trial("boot::converted_image_boots", &tools, converted_image_boots)]
 }
 
-/// Where the root file system of the test image is kept between runs.
-fn cache() -> PathBuf {
+/// Where what is made of Debian's packages is kept between runs.
+pub fn cache() -> PathBuf {
     let base = std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|h| Path::new(&h).join(".cache")))
