@@ -93,21 +93,22 @@ impl Settings {
 }
 
 fn main() -> ExitCode {
-    let log = Arc::new(Log);
-    let settings = match Settings::parse(std::env::args_os().skip(1)) {
-        Ok(settings) => settings,
+    let log = Arc::new(Log::default());
+    let code = match Settings::parse(std::env::args_os().skip(1)) {
         Err(reason) => {
             log.error(&format!("{reason}; {USAGE}"));
-            return ExitCode::from(2);
+            ExitCode::from(2)
         }
+        Ok(settings) => match run(&settings, &log) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(reason) => {
+                log.error(&reason);
+                ExitCode::FAILURE
+            }
+        },
     };
-    match run(&settings, &log) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(reason) => {
-            log.error(&reason);
-            ExitCode::FAILURE
-        }
-    }
+    log.end();
+    code
 }
 
 fn run(settings: &Settings, log: &Arc<Log>) -> Result<(), String> {
@@ -120,6 +121,7 @@ fn run(settings: &Settings, log: &Arc<Log>) -> Result<(), String> {
     {
         log.note(&format!("stays root, as it cannot become another user: {e}"));
     }
+    log.start();
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)

@@ -244,3 +244,25 @@ fn wrong_usage_is_said() {
     assert_eq!(out.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&out.stdout).contains("cannot open the folder `/nowhere`"));
 }
+
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() {
+    let dir = folder();
+    let mut server = Server::start(dir.path());
+    let mut connection = server.connect();
+    // More than the 64 KiB of a pipe, and than what waits behind it.
+    let path = format!("/{}", "x".repeat(200));
+    for _ in 0..3000 {
+        assert_eq!(connection.request("GET", &path, &[]).status, 404);
+    }
+    // Who reads again is told.
+    let reader = std::thread::spawn(move || {
+        let lines = (0..3000).map(|_| read_line(&mut server.log)["lost_lines"].as_u64());
+        let lost = lines.take_while(Option::is_none).count();
+        (server, lost)
+    });
+    while !reader.is_finished() {
+        connection.request("GET", "/", &[]);
+    }
+    assert!(reader.join().unwrap().1 > 100);
+}
