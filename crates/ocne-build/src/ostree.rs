@@ -214,22 +214,30 @@ impl Run<'_> {
             source_name: public_name(&request.source.image),
             base_name: image_name(&request.base),
         };
-        // What only the pod can reach is not looked for here.
-        let images = if is_pulled { None } else { Some(find()?) };
+        // What the pod is to fetch may be out of reach from here; if it is not, the pod is not taken by its word.
+        let known = match find() {
+            Err(e) if is_pulled && !matches!(e, BuildError::Ostree { .. } | BuildError::Interrupted) => {
+                events(Event::Warning(format!(
+                    "source and base will be what the pod says that they are, as they cannot be looked at from here: {e}"
+                )));
+                None
+            }
+            found => Some(found?),
+        };
         if !matches!(request.builder, Builder::Local) {
-            let order =
-                pod::Ordered::new(request, &fetcher, images.as_ref(), server.as_deref(), recipe.clone())?;
-            let builder = order.builder(request, || find().ok().map(|images| images.size_bytes()));
+            let sent = known.as_ref().filter(|_| !is_pulled);
+            let order = pod::Ordered::new(request, &fetcher, sent, server.as_deref(), recipe.clone())?;
+            let builder = order.builder(request, known.as_ref().map(Images::size_bytes));
             self.pod = start_pod(&builder, self.output, events, cancel)?;
             if let Some(pod) = &self.pod {
-                let made = in_a_pod(self, pod, &order, images.as_ref(), &runtime)?;
+                let made = in_a_pod(self, pod, &order, sent, known.as_ref(), &runtime)?;
                 let elapsed = started.elapsed();
                 timings.generate = milliseconds(elapsed);
                 events(Event::End { stage: Stage::Generate, elapsed, bytes: None });
                 return Ok(made);
             }
         }
-        let images = match images {
+        let images = match known {
             Some(images) => images,
             None => find()?,
         };

@@ -14,7 +14,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Runtime;
 
-use super::{ImageRecord, Made, OstreeBase, OstreeRequest, Run};
+use super::{ImageRecord, Made, OstreeBase, OstreeRequest, Run, record};
 use crate::cluster::{PodBuilder, Transfer};
 use crate::copy::hex;
 use crate::error::BuildError;
@@ -71,9 +71,9 @@ impl<'a> Ordered<'a> {
     }
 
     /// The request's builder, with a scratch volume that takes what is sent and what is made.
-    pub fn builder(&self, request: &OstreeRequest, size_bytes: impl FnOnce() -> Option<u64>) -> Builder {
+    pub fn builder(&self, request: &OstreeRequest, size_bytes: Option<u64>) -> Builder {
         let sent_bytes = self.order.files().iter().fold(0_u64, |sum, (.., size)| sum.saturating_add(*size));
-        let scratch_bytes = size_bytes().map_or(SCRATCH_UNKNOWN_BYTES, |size_bytes| {
+        let scratch_bytes = size_bytes.map_or(SCRATCH_UNKNOWN_BYTES, |size_bytes| {
             // What comes out is compressed about as well as what came in.
             sent_bytes.saturating_add(size_bytes).saturating_add(size_bytes / 4)
         });
@@ -88,20 +88,22 @@ impl<'a> Ordered<'a> {
     }
 }
 
-/// Has a pod make the image, takes it from there, and verifies all of it.
+/// Has a pod make the image of what is `sent` or of what it fetches, takes it from there, and verifies all of it, against
+/// what is `known` here of source and base.
 pub(super) fn in_a_pod(
     run: &Run<'_>,
     pod: &PodBuilder,
     ordered: &Ordered<'_>,
-    images: Option<&Images<'_>>,
+    sent: Option<&Images<'_>>,
+    known: Option<&Images<'_>>,
     runtime: &Runtime,
 ) -> Result<Made, BuildError> {
     let (output, events, cancel) = (run.output, run.events, run.cancel);
     let outcome = pod.sessions(events, cancel, |reader, writer, got_to| {
         let got_to = Mutex::new(got_to);
         let transfer =
-            Transferring { ordered, configs: configs(images), output, events, cancel, got_to: &got_to };
-        let Some(images) = images else { return Ok(transfer.run(reader, writer, None)?) };
+            Transferring { ordered, configs: configs(sent), output, events, cancel, got_to: &got_to };
+        let Some(images) = sent else { return Ok(transfer.run(reader, writer, None)?) };
         let stop: Arc<AtomicBool> = Arc::default();
         let done = images.with_layers(runtime, cancel, &stop, |layers| {
             let done = transfer.run(reader, writer, Some(layers));
@@ -127,7 +129,7 @@ pub(super) fn in_a_pod(
         .map_err(|source| BuildError::Io { action: "read the output back", source })?;
     // Nothing of what the pod says is taken for granted.
     let written = audit_image(again.into_parts().0, REF_NAME, cancel)
-        .and_then(|written| match images {
+        .and_then(|written| match known {
             Some(images) => {
                 let server = ordered.server.map(<[u8]>::to_vec);
                 check(images, server, &ordered.order.recipe, &written).map(|()| written)
@@ -142,7 +144,11 @@ pub(super) fn in_a_pod(
             e => run.request.refused(e),
         })?;
     let cluster = Some(pod.record(&RemoteWork { agent, rounds: 0, traffic }));
-    Ok(Made { written, source: report.source, base: report.base, cluster, signed_by: None })
+    let (source, base) = match known {
+        Some(images) => (record(&images.source), images.base.as_ref().map(record)),
+        None => (report.source, report.base),
+    };
+    Ok(Made { written, source, base, cluster, signed_by: None })
 }
 
 /// What the agent says of what it made.
