@@ -13,6 +13,7 @@ mod archive;
 mod audit;
 mod checksum;
 mod content;
+mod deflate;
 mod error;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
