@@ -3,7 +3,7 @@
 # the same image, in one run, and prints ratios and peak memory: bench-ostree.sh [PAYLOAD_MIB|files] [ROUNDS]; `files` are those of this machine's
 # /usr/bin, /usr/sbin and /usr/share
 #   OCNE             the program (default: a release build of this tree)
-#   OSTREE_EXT_CLI   the reference's program; tests/fixtures/ostree/make-encapsulated.sh builds it
+#   OSTREE_EXT_CLI   the reference's program (default: built by tests/fixtures/ostree/make-encapsulated.sh, once)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export LC_ALL=C.UTF-8
@@ -34,7 +34,7 @@ mkdir "$work/empty"
 tar -C "$work" -cf "$work/base.tar" empty
 python3 "$fixtures/ociarchive.py" append - "$work/base.tar" "$work/base.ociarchive" --gzip 6
 
-cli=${OSTREE_EXT_CLI:-${ENCAP_TARGET_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/ostree-encap}/release/ostree-ext-cli}
+cli=$("$fixtures/make-encapsulated.sh" --cli 2>"$work/log") || tail -n 3 "$work/log" >&2
 timed() { # timed NAME COMMAND...: wall seconds, processor seconds, peak KiB
 	local name=$1
 	shift
@@ -54,7 +54,7 @@ for ((i = 0; i < rounds; i++)); do
 		done
 	fi
 done
-[[ -x $cli ]] || echo "SKIPPED the reference conversion: $cli is not there; hint: $fixtures/make-encapsulated.sh --install-deps"
+[[ -x $cli ]] || echo "SKIPPED the reference conversion: it cannot be built; hint: tests/fixtures/ostree/make-encapsulated.sh --install-deps --cli"
 python3 - "$work/times" <<'P'
 import statistics, sys
 runs = {}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Times `ocne-serve` beside nginx: requests a second and the 99th percentile by ab, for a ref, an object of 20 KiB and one of 1 MiB, and an
 # `ostree pull` of a whole repository: bench-serve.sh [REQUESTS] [ROUNDS]
-#   NGINX_ROOT   folder with usr/sbin/nginx and its libraries, as tests/fixtures/ostree/make-nginx-base.sh --work DIR leaves in DIR/root (default: nginx of this machine); root
+#   NGINX_ROOT   folder with usr/sbin/nginx and its libraries, as tests/fixtures/ostree/make-nginx-base.sh --work DIR leaves in DIR/root (default: nginx of this machine, or one that is made so); root
 #   SERVE        the server (default: a release build of this tree)
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,12 +11,19 @@ fixtures=$PWD/tests/fixtures/ostree
 for tool in ab ostree python3 curl; do
 	command -v "$tool" >/dev/null || { echo "SKIPPED bench-serve: no $tool; hint: make setup"; exit 0; }
 done
+made=
+if [[ -z ${NGINX_ROOT:-} ]] && ! command -v nginx >/dev/null; then
+	made=$(mktemp -d -p "${TMPDIR:-/var/tmp}" ocne-bench-nginx.XXXXXX)
+	NGINX_ROOT=$made/root
+	"$fixtures/make-nginx-base.sh" --work "$made" --output "$made/base.ociarchive" >"$made/log" 2>&1 || {
+		echo "SKIPPED bench-serve: no nginx: $(tail -n 1 "$made/log"); hint: apt-get update, or NGINX_ROOT"
+		rm -rf "$made"
+		exit 0
+	}
+fi
 nginx=(nginx) inside=
 if [[ -n ${NGINX_ROOT:-} ]]; then
 	nginx=(chroot "$NGINX_ROOT" /usr/sbin/nginx) inside=$NGINX_ROOT
-elif ! command -v nginx >/dev/null; then
-	echo "SKIPPED bench-serve: no nginx; hint: NGINX_ROOT"
-	exit 0
 fi
 if [[ -z ${SERVE:-} ]]; then
 	STATIC_LIBC=musl scripts/serve.sh amd64 >/dev/null
@@ -30,7 +37,7 @@ pids=()
 clean() {
 	for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
 	wait || true
-	rm -rf "$work"
+	rm -rf "$work" ${made:+"$made"}
 }
 trap clean EXIT
 mkdir "$work/html"

@@ -114,6 +114,7 @@ else
 fi
 echo
 scripts/bench-ostree.sh
+scripts/bench-ostree.sh files 1
 scripts/bench-copy.sh
 scripts/bench-serve.sh
 echo
