@@ -3,12 +3,62 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 
 /// How much is read at a time.
-const CHUNK_BYTES: u64 = 128 << 10;
+const CHUNK_BYTES: usize = 128 << 10;
+/// What is shorter has memory of its own.
+const SHORT_BYTES: usize = 16 << 10;
+/// How many chunks are kept when nobody needs them, 8 MiB.
+const CHUNKS_KEPT: usize = 64;
+
+/// Memory of chunks that were sent. The allocator would give each back to the system, and fetching it again takes longer
+/// than reading the file.
+static SENT: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+
+/// A part of a file in memory that is used again.
+struct Chunk {
+    memory: Vec<u8>,
+    length: usize,
+}
+
+impl Chunk {
+    fn new() -> Self {
+        let memory = SENT.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        Self { memory: memory.unwrap_or_else(|| vec![0; CHUNK_BYTES]), length: 0 }
+    }
+}
+
+impl AsRef<[u8]> for Chunk {
+    fn as_ref(&self) -> &[u8] {
+        &self.memory[..self.length]
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        let mut sent = SENT.lock().unwrap_or_else(PoisonError::into_inner);
+        if sent.len() < CHUNKS_KEPT {
+            sent.push(std::mem::take(&mut self.memory));
+        }
+    }
+}
+
+/// Reads at most so many bytes, which are at most [`CHUNK_BYTES`]; none at the end.
+fn read(file: &File, at_bytes: u64, most: usize) -> std::io::Result<Bytes> {
+    if most <= SHORT_BYTES {
+        let mut memory = vec![0; most];
+        let length = file.read_at(&mut memory, at_bytes)?;
+        memory.truncate(length);
+        return Ok(memory.into());
+    }
+    let mut chunk = Chunk::new();
+    chunk.length = file.read_at(&mut chunk.memory[..most], at_bytes)?;
+    Ok(Bytes::from_owner(chunk))
+}
 
 /// What is sent.
 #[derive(Debug)]
@@ -48,15 +98,15 @@ impl Body for Content {
         let bytes = match &self.file {
             None => std::mem::take(&mut self.text),
             Some(file) => {
-                let len = usize::try_from(self.left_bytes.min(CHUNK_BYTES)).unwrap_or(0);
-                let mut buffer = vec![0; len];
-                match file.read_at(&mut buffer, self.at_bytes) {
+                let most = usize::try_from(self.left_bytes).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
+                match read(file, self.at_bytes, most) {
                     // Shorter than it was: the client has to see that something is missing.
-                    Ok(0) => return Poll::Ready(Some(Err(std::io::ErrorKind::UnexpectedEof.into()))),
-                    Ok(count) => buffer.truncate(count),
+                    Ok(bytes) if bytes.is_empty() => {
+                        return Poll::Ready(Some(Err(std::io::ErrorKind::UnexpectedEof.into())));
+                    }
+                    Ok(bytes) => bytes,
                     Err(e) => return Poll::Ready(Some(Err(e))),
                 }
-                Bytes::from(buffer)
             }
         };
         let count = bytes.len() as u64;
