@@ -39,7 +39,7 @@ impl StoredImage {
         match run("skopeo", &skopeo, READ).await {
             Err(FetchError::NoStorageProgram) => {
                 let (options, name) = podman_options(image);
-                let push = [&options[..], &["push", "--quiet", name, &to]].concat();
+                let push = [&options[..], &["push", "--quiet", "--", name, &to]].concat();
                 run("podman", &push, READ).await?;
             }
             result => drop(result?),
@@ -87,7 +87,7 @@ impl StorageTarget {
                     run("podman", &[&options[..], arguments].concat(), WRITE).await
                 };
                 let id = podman(&["pull", "--quiet", &from]).await?;
-                podman(&["tag", id.trim(), name]).await?;
+                podman(&["tag", "--", id.trim(), name]).await?;
             }
             result => drop(result?),
         }
